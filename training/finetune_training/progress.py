@@ -1,0 +1,123 @@
+"""One stream of progress events: from ranks and driver to the terminal, `metrics.jsonl` and (on a cluster)
+`status.run`.
+
+In: `Event`s, from wherever the work is done. Out: every sink sees every event, in order. Events are plain values that
+pickle small; the field names of `Step` are those of `status.run` in the design.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Stage(StrEnum):
+    """What a run is doing. The values are the phases of the API."""
+
+    PREPARING = "Preparing"
+    STARTING = "Starting"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    EXPORTING = "Exporting"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage begins; `note` says more, in a few words."""
+
+    stage: Stage
+    note: str = ""
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step. `loss`: mean over the step's supervised tokens. `tokens_per_second`: all tokens of all ranks,
+    padding not counted, over this step's time. `gradient_norm` before clipping."""
+
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float | None
+    tokens: int
+    supervised_tokens: int
+    seconds: float
+    tokens_per_second: float
+    eta_seconds: float
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Loss on the held-out rows: `loss` is the mean over `supervised_tokens`; perplexity is exp(loss). `baseline`: of
+    the base model."""
+
+    step: int
+    loss: float
+    perplexity: float
+    supervised_tokens: int
+    baseline: bool
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """A checkpoint is committed: its manifest is in the store."""
+
+    step: int
+    uri: str
+    bytes: int
+    blocked_seconds: float
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The run goes on from a checkpoint."""
+
+    step: int
+    uri: str
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that the user should know, though the run goes on."""
+
+    message: str
+    time: float = field(default_factory=time.time)
+
+
+Event = StageStarted | Step | Evaluated | CheckpointSaved | Resumed | Warned
+
+
+class Sink(Protocol):
+    """Where events go."""
+
+    def show(self, event: Event) -> None: ...
+
+
+def as_record(event: Event) -> dict[str, Any]:
+    """The event as one line of `metrics.jsonl`: its fields, and `event` with its name."""
+    return {"event": type(event).__name__, **asdict(event)}
+
+
+class MetricsFile:
+    """Sink: one JSON object per line, written at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def show(self, event: Event) -> None:
+        self._file.write(json.dumps(as_record(event), ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        self._file.close()

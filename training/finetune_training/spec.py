@@ -1,0 +1,340 @@
+"""The run's part of a FineTuneJob: what is trained, on what, and what comes out.
+
+In: plain values (jobfile.py reads them from YAML). Out: a frozen `Job`, every default filled in. The contract between
+the two packages: the operator generates the CRD from these models, so this room knows pydantic and the standard library
+only. The docstring under a field is its documentation everywhere: `finetune schema`, docs/fields.md, `kubectl explain`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+
+API_VERSION = "finetune.dev/v1alpha1"
+KIND = "FineTuneJob"
+
+# The cluster's half of the same file (design: "where it runs", "how it lives"): accepted and ignored on a laptop.
+CLUSTER_FIELDS = frozenset(
+    {
+        "image",
+        "env",
+        "envFrom",
+        "serviceAccountName",
+        "suspend",
+        "backoffLimit",
+        "activeDeadlineSeconds",
+        "ttlSecondsAfterFinished",
+    }
+)
+CLUSTER_RESOURCE_FIELDS = frozenset({"pool", "worker", "head"})
+
+
+class Format(StrEnum):
+    """How a source's files are written."""
+
+    AUTO = "Auto"
+    JSONL = "JSONL"
+    CSV = "CSV"
+    PARQUET = "Parquet"
+    TEXT = "Text"
+
+
+class SampleBy(StrEnum):
+    """What one row of a text file is (the names of HF `datasets`)."""
+
+    LINE = "Line"
+    PARAGRAPH = "Paragraph"
+    DOCUMENT = "Document"
+
+
+class RowKind(StrEnum):
+    """What one row holds."""
+
+    AUTO = "Auto"
+    MESSAGES = "Messages"
+    PROMPT_COMPLETION = "PromptCompletion"
+    TEXT = "Text"
+
+
+class LossOn(StrEnum):
+    """Which tokens are learnt."""
+
+    ASSISTANT = "Assistant"
+    COMPLETION = "Completion"
+    ALL = "All"
+
+
+class MethodType(StrEnum):
+    FULL = "Full"
+    LORA = "LoRA"
+
+
+class Scheduler(StrEnum):
+    COSINE = "Cosine"
+    LINEAR = "Linear"
+    CONSTANT = "Constant"
+
+
+class Precision(StrEnum):
+    BF16 = "BF16"
+    FP32 = "FP32"
+
+
+class Offload(StrEnum):
+    NONE = "None"
+    OPTIMIZER = "Optimizer"
+    OPTIMIZER_AND_PARAMETERS = "OptimizerAndParameters"
+
+
+class ArtifactFormat(StrEnum):
+    ADAPTER = "Adapter"
+    MERGED = "Merged"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True
+    )
+
+
+Uri = Annotated[str, Field(min_length=1, max_length=2048)]
+
+
+class ModelSpec(_Model):
+    """The base model."""
+
+    uri: Uri
+    """Where the model is: `hf://owner/name`, `s3://bucket/folder` (also `gs://`, `az://`), or a local folder."""
+    revision: str = ""
+    """Commit, tag or branch of an `hf://` model. Empty: the hub's default branch."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Only for models whose code you have read."""
+    attention: Literal["Auto", "SDPA", "Eager", "FlashAttention2"] = "Auto"
+    """Attention implementation. Auto: the one that transformers chooses."""
+
+
+class Source(_Model):
+    """Files of one kind."""
+
+    uri: Uri
+    """A file or a glob: `data/*.jsonl`, `s3://bucket/plays/**/*.parquet`."""
+    format: Format = Format.AUTO
+    """Auto decides by the file name's ending (.jsonl, .json, .csv, .parquet, .txt, .md)."""
+    sample_by: SampleBy = SampleBy.LINE
+    """For Text: what one row is. A Document longer than `maxLength` is cut into several samples; nothing is lost."""
+
+
+class Validation(_Model):
+    """The held-out rows: a share of the training sources, or sources of their own. Neither: no evaluation."""
+
+    fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
+    """Share of the rows that is held out, chosen by a hash of each row's content: the same rows in every run, and never
+    a row that also trains. Ignored when `uri` is set. 0: nothing is held out."""
+    uri: str = Field(default="", max_length=2048)
+    """A source of held-out rows."""
+    format: Format = Format.AUTO
+    """As in `dataset.train`."""
+    sample_by: SampleBy = SampleBy.LINE
+    """As in `dataset.train`."""
+
+
+class Columns(_Model):
+    """Names of the columns, where they differ from the usual ones."""
+
+    messages: str = ""
+    """Column with the list of messages."""
+    prompt: str = ""
+    """Column with the prompt."""
+    completion: str = ""
+    """Column with the completion."""
+    text: str = ""
+    """Column with the text."""
+
+
+class DatasetSpec(_Model):
+    """The rows and what becomes of them."""
+
+    train: Annotated[list[Source], Field(min_length=1, max_length=16)]
+    """Where the training rows come from."""
+    validation: Validation = Validation()
+    """Where the held-out rows come from."""
+    kind: RowKind = RowKind.AUTO
+    """What a row holds. Auto looks at the columns: `messages` or ShareGPT's `conversations`; `prompt` and `completion`
+    or Alpaca's `instruction` and `output`; `text`."""
+    columns: Columns = Columns()
+    """Names of the columns, where they differ."""
+    chat_template: str = ""
+    """Jinja template for Messages. Empty: the tokenizer's."""
+    max_length: Annotated[int, Field(ge=16, le=1_048_576)] = 2048
+    """Tokens in one packed sample. Longer rows are cut (Messages, PromptCompletion) or split (Text)."""
+    packing: bool = True
+    """Several rows in one sample, each blind to the others. Without it, each row is a sample of its own and padding is
+    wasted work."""
+    loss_on: LossOn = LossOn.ASSISTANT
+    """Assistant: the assistant's turns (Messages), the completion (PromptCompletion), everything (Text). Completion:
+    the last turn or the completion. All: every token."""
+
+
+class LoRA(_Model):
+    """Low-rank adapters (PEFT's LoraConfig)."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of the adapters."""
+    alpha: Annotated[float, Field(gt=0, le=4096)] = 32
+    """Scale: the adapter's output is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Dropout before the adapter."""
+    target_modules: str | list[str] = "all-linear"
+    """Which modules get an adapter: `all-linear`, a regular expression, or names."""
+
+
+class Method(_Model):
+    """How the model learns."""
+
+    objective: Literal["SFT"] = "SFT"
+    """SFT: supervised fine-tuning."""
+    type: MethodType = MethodType.LORA
+    """Full: every weight. LoRA: adapters."""
+    lora: LoRA = LoRA()
+    """For LoRA."""
+
+
+class Training(_Model):
+    """Steps, batches and the optimizer."""
+
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 1
+    """Passes over the training rows. Ignored when `maxSteps` is set."""
+    max_steps: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    """Optimizer steps. 0: as many as `epochs` takes."""
+    global_batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = 64
+    """Samples in one optimizer step: the same on any number of GPUs."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Samples in one forward pass of one GPU. Gradient accumulation follows from it."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-5
+    """Peak learning rate. LoRA usually wants ten times that of Full."""
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
+    """Share of the steps in which the learning rate rises."""
+    scheduler: Scheduler = Scheduler.COSINE
+    """How the learning rate falls afterwards."""
+    precision: Precision = Precision.BF16
+    """BF16 with FP32 master weights, or FP32."""
+    gradient_checkpointing: bool = True
+    """Compute activations again in the backward pass: less memory, about a third more time."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
+    """Decides the order of the samples, the adapters' first values and dropout."""
+    extra: dict[str, Any] = {}
+    """Other `transformers.TrainingArguments`, by their own names."""
+
+
+class DeepSpeed(_Model):
+    """The engine (DeepSpeed ZeRO)."""
+
+    stage: Annotated[int, Field(ge=0, le=3)] = 3
+    """0: every GPU holds everything. 1: optimizer states are sharded. 2: gradients too. 3: parameters too."""
+    offload: Offload = Offload.NONE
+    """Keep the optimizer (stages 1 to 3), or the optimizer and the parameters (stage 3), in host memory."""
+    config: dict[str, Any] = {}
+    """Merged over the generated DeepSpeed config, field by field."""
+
+    @model_validator(mode="after")
+    def _offload_needs_a_stage(self) -> DeepSpeed:
+        if self.offload is Offload.OPTIMIZER_AND_PARAMETERS and self.stage != 3:
+            raise ValueError(
+                f"offload: OptimizerAndParameters needs stage 3, not {self.stage}; set deepspeed.stage: 3 or offload: Optimizer"
+            )
+        if self.offload is Offload.OPTIMIZER and self.stage == 0:
+            raise ValueError("offload: Optimizer needs a stage from 1 to 3, not 0; set deepspeed.stage: 2")
+        return self
+
+
+class Checkpoint(_Model):
+    """Where the run lives, and how often it is saved."""
+
+    uri: Uri = "runs"
+    """Folder for runs, in an object store (`s3://bucket/folder`) or on this machine."""
+    every_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 500
+    """Steps between checkpoints. 0: only when the run is interrupted, and at its end."""
+    keep: Annotated[int, Field(ge=1, le=1000)] = 2
+    """How many checkpoints stay: the newest ones."""
+
+
+class Evaluation(_Model):
+    """Loss on the held-out rows, and samples."""
+
+    every_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 500
+    """Steps between evaluations. 0: only at the end."""
+    baseline: bool = True
+    """Evaluate the base model first, on the same rows."""
+    max_samples: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Use at most this many packed held-out samples. 0: all."""
+    prompts: Annotated[list[Annotated[str, Field(min_length=1, max_length=8192)]], Field(max_length=16)] = []
+    """Prompts that the base and the tuned model both answer, for the report. Empty: the beginning of a held-out row."""
+
+
+class Output(_Model):
+    """What comes out besides the run's own `result/`."""
+
+    uri: str = Field(default="", max_length=2048)
+    """Folder to copy the artifact to. Empty: only in the run's `result/`."""
+    format: ArtifactFormat
+    """Adapter: the LoRA weights. Merged: a whole model that transformers loads."""
+
+
+class Resources(_Model):
+    """How many ranks. Used where `RAY_ADDRESS` names a cluster; on a laptop `--workers` counts."""
+
+    workers: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Worker pods."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=64)] = 1
+    """GPUs, and so ranks, in each. 0: one rank on the CPU."""
+
+    @property
+    def ranks(self) -> int:
+        return self.workers * max(1, self.gpus_per_worker)
+
+
+class RunSpec(_Model):
+    """What is trained."""
+
+    model: ModelSpec
+    dataset: DatasetSpec
+    method: Method = Method()
+    training: Training = Training()
+    deepspeed: DeepSpeed = DeepSpeed()
+    checkpoint: Checkpoint = Checkpoint()
+    evaluation: Evaluation = Evaluation()
+    output: Annotated[list[Output], Field(max_length=8)] = []
+    resources: Resources = Resources()
+
+    @field_validator("output")
+    @classmethod
+    def _formats_differ(cls, output: list[Output]) -> list[Output]:
+        if len(set(output)) != len(output):
+            raise ValueError("the same output is named twice")
+        return output
+
+    @model_validator(mode="after")
+    def _adapter_needs_lora(self) -> RunSpec:
+        for number, output in enumerate(self.output):
+            if output.format is ArtifactFormat.ADAPTER and self.method.type is MethodType.FULL:
+                raise ValueError(
+                    f"output[{number}].format: Adapter needs method.type: LoRA; a Full run has no adapter, use Merged"
+                )
+        return self
+
+
+class Job(_Model):
+    """A FineTuneJob as a file: identity and spec."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=42)]
+    namespace: str = "default"
+    uid: str = ""
+    spec: RunSpec
+
+    @property
+    def path(self) -> str:
+        """The run's folder below `checkpoint.uri`: by uid on a cluster, by name on a laptop."""
+        return f"{self.namespace}/{self.name}/{self.uid}" if self.uid else self.name
