@@ -96,7 +96,19 @@ class Warned:
     time: float = field(default_factory=time.time)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """The ranks are done. `interrupted`: the driver asked them to stop; the run goes on from the last checkpoint."""
+
+    step: int
+    interrupted: bool
+    training_seconds: float
+    tokens: int
+    time: float = field(default_factory=time.time)
+
+
 Event = StageStarted | Step | Evaluated | CheckpointSaved | Resumed | Warned
+Report = Event | Trained
 
 
 class Sink(Protocol):

@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, ser_json_inf_nan="strings")
 
 
 class Scores(_Record):

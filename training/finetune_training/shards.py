@@ -78,6 +78,7 @@ class DataManifest:
     validation: list[Shard]
     statistics: Statistics
     prompts: list[str] = field(default_factory=list)
+    chat: bool = False
 
     @property
     def train_samples(self) -> int:

@@ -1,0 +1,25 @@
+"""Variables that Ray reads when it is imported, set on purpose.
+
+In: this process's environment. Out: the same, completed for this process and all that it starts. Call `set_up_ray`
+before anything imports Ray.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+
+
+def set_up_ray() -> None:
+    """Choose Ray's auth mode and keep its noise down. Ray of our own gets a token that lives as long as this process:
+    its servers listen on this machine, and without one any user of it could run code. A cluster of RAY_ADDRESS decides
+    for itself."""
+    os.environ |= {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if "ray" in sys.modules:  # too late: Ray has read them
+        return
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    elif "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token" if os.environ.get("RAY_AUTH_TOKEN") else "disabled"

@@ -1,0 +1,237 @@
+"""The ranks of an attempt as Ray Train workers.
+
+In: a `Task`. Out: its events, as they happen, and at the end what came of it: trained, interrupted, or a `Failure` with
+the rank that failed first. Ray is embedded (this process starts and ends it) unless RAY_ADDRESS names a cluster. One
+actor, the `Line`, carries events from the ranks to the driver, and back the wish to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from finetune_training.failure import Failure, FinetuneError, classify
+from finetune_training.progress import Event, Report, Trained
+from finetune_training.worker import Context, Task, train
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RankFailed:
+    """A rank's last word."""
+
+    failure: Failure
+    traceback: str
+
+
+_LAST = None
+Message = Report | RankFailed | None
+
+
+def launch(task: Task, *, logs: Path, on_event: Callable[[Event], None]) -> Trained:
+    """Run the task's ranks. Ctrl-C (or SIGTERM) once: they save a checkpoint and stop; twice: at once. Raises a
+    FinetuneError."""
+    line = _Line.remote()  # type: ignore[attr-defined]
+    messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    outcome: list[BaseException] = []
+    threads = [
+        threading.Thread(target=_pump, args=(line, messages), name="events", daemon=True),
+        threading.Thread(target=_fit, args=(task, line, logs, outcome), name="ray-train", daemon=True),
+    ]
+    with _sigterm_interrupts():
+        for thread in threads:
+            thread.start()
+        trained, failed = _listen(messages, on_event, stop=lambda: line.stop.remote())
+    if trained is None or failed or outcome:
+        raise FinetuneError(_first_cause(failed, outcome))
+    return trained
+
+
+def _listen(
+    messages: queue.SimpleQueue[Message], on_event: Callable[[Event], None], *, stop: Callable[[], object]
+) -> tuple[Trained | None, list[RankFailed]]:
+    trained: Trained | None = None
+    failed: list[RankFailed] = []
+    stopping = False
+    while True:
+        try:
+            message = messages.get()
+        except KeyboardInterrupt:
+            if stopping:
+                raise
+            stopping = True
+            stop()
+            continue
+        match message:
+            case None:
+                return trained, failed
+            case RankFailed():
+                failed.append(message)
+                logger.error("Rank %s failed:\n%s", message.failure.rank, message.traceback)
+            case Trained():
+                trained = message
+            case _:
+                on_event(message)
+
+
+def _first_cause(failed: list[RankFailed], outcome: list[BaseException]) -> Failure:
+    """Of several failures the one that explains the others: a rank that is gone makes its peers' collectives fail."""
+    failures = [report.failure for report in failed]
+    failures += [classify(error, rank=rank) for problem in outcome for rank, error in _by_rank(problem)]
+    consequences = ("Collective", "Unknown")
+    return (
+        next((failure for failure in failures if failure.reason not in consequences), failures[0])
+        if failures
+        else _silent()
+    )
+
+
+def _by_rank(problem: BaseException) -> list[tuple[int | None, BaseException]]:
+    ranks: dict[int, BaseException] = getattr(problem, "worker_failures", None) or {}
+    return list(ranks.items()) or [(None, problem)]
+
+
+def _silent() -> Failure:
+    return classify(RuntimeError("the ranks ended without a word"))
+
+
+def _pump(line: Any, messages: queue.SimpleQueue[Message]) -> None:
+    """Ray's calls cannot be interrupted without losing their answer, so the driver's thread waits on a queue of its
+    own."""
+    while True:
+        try:
+            batch = ray.get(line.drain.remote())
+        except Exception:
+            logger.exception("The line to the ranks is cut")
+            batch = [_LAST]
+        for message in batch:
+            messages.put(message)
+            if message is _LAST:
+                return
+
+
+def _fit(task: Task, line: Any, logs: Path, outcome: list[BaseException]) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    resources = {"CPU": 1, "GPU": 1} if task.on_gpu else {"CPU": 1}
+    try:
+        TorchTrainer(
+            _rank,
+            train_loop_config={"task": task, "line": line, "logs": str(logs)},
+            scaling_config=ScalingConfig(num_workers=task.ranks, use_gpu=task.on_gpu, resources_per_worker=resources),
+            run_config=RunConfig(
+                name=f"attempt-{task.attempt}",
+                storage_path=_ray_storage(task),
+                failure_config=FailureConfig(max_failures=0),
+            ),
+        ).fit()
+    except BaseException as error:  # handed to the driver's thread
+        logger.exception("Ray Train ended with an error")
+        outcome.append(error)
+    finally:
+        ray.get(line.end.remote())
+
+
+def _rank(config: dict[str, Any]) -> None:
+    """One rank, in its own process: `worker.train` with a context made of Ray's."""
+    from ray import train as ray_train
+
+    task, line = config["task"], config["line"]
+    ray_context = ray_train.get_context()
+    rank = ray_context.get_world_rank()
+
+    def report(event: Report) -> bool:
+        return bool(ray.get(line.tell.remote(event)))
+
+    with _log_of_rank(rank, task, config["logs"]):
+        try:
+            train(task, Context(rank, ray_context.get_world_size(), ray_context.get_local_rank(), report))
+        except BaseException as error:
+            traceback.print_exc()
+            ray.get(line.tell.remote(RankFailed(classify(error, rank=rank), traceback.format_exc())))
+            raise
+
+
+@ray.remote(num_cpus=0)
+class _Line:
+    """Carries messages in order. Every message is answered with whether to stop."""
+
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[Message] = asyncio.Queue()
+        self._stopping = False
+
+    async def tell(self, message: Message) -> bool:
+        await self._messages.put(message)
+        return self._stopping
+
+    async def drain(self) -> list[Message]:
+        """At least one message."""
+        batch = [await self._messages.get()]
+        while not self._messages.empty():
+            batch.append(self._messages.get_nowait())
+        return batch
+
+    async def stop(self) -> None:
+        self._stopping = True
+
+    async def end(self) -> None:
+        await self._messages.put(_LAST)
+
+
+@contextmanager
+def _log_of_rank(rank: int, task: Task, logs: str) -> Iterator[None]:
+    """Everything this process prints goes to the rank's log, which is brought to the store at the end."""
+    local = task.store.folder
+    folder = Path(logs) if local else task.staging
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"rank-{rank}.log"
+    with path.open("a", buffering=1, encoding="utf-8") as log:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for descriptor in (1, 2):
+            os.dup2(log.fileno(), descriptor)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            if not local:
+                task.store.upload(path, f"attempts/{task.attempt}/{path.name}")
+
+
+def _ray_storage(task: Task) -> str:
+    """Ray Train wants a place that every node sees, though it keeps nothing there that we use."""
+    return (
+        str(task.staging / "ray")
+        if not os.environ.get("RAY_ADDRESS")
+        else f"{task.store.uri}/attempts/{task.attempt}/ray"
+    )
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM (what Kubernetes sends) means the same as Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

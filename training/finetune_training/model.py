@@ -1,0 +1,132 @@
+"""The base model and its tokenizer, from a local folder; what of it is trained.
+
+In: a folder (fetch.py) and the spec. Out: a transformers model in the run's precision, PEFT's config for LoRA, and the
+proof that packed documents cannot see each other in this model. Anything that transformers cannot load is the user's to
+know: which file, which class, what to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from finetune_training.failure import user_error
+from finetune_training.spec import MethodType, Precision, RunSpec
+
+ATTENTION = {"SDPA": "sdpa", "Eager": "eager", "FlashAttention2": "flash_attention_2"}
+DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
+FLATTENED = ("flash_attention_2", "flash_attention_3")
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`, with a padding token."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise user_error(
+            "TokenizerNotLoadable",
+            f"{folder} has no tokenizer that transformers can load.",
+            _remote_code(error),
+            detail=str(error)[:600],
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(folder: Path, spec: RunSpec) -> PreTrainedModel:
+    """The base model in the run's precision. Under ZeRO-3 the TrainingArguments must exist before: they make
+    transformers load in shards."""
+    options: dict[str, Any] = {
+        "dtype": DTYPES[spec.training.precision],
+        "trust_remote_code": spec.model.trust_remote_code,
+    }
+    if spec.model.attention != "Auto":
+        options["attn_implementation"] = ATTENTION[spec.model.attention]
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise user_error(
+            "ModelNotLoadable",
+            f"{spec.model.uri} is no causal language model that transformers can load.",
+            _remote_code(error),
+            detail=str(error)[:600],
+        ) from error
+    model.config.use_cache = False
+    return model
+
+
+def lora_config(spec: RunSpec) -> LoraConfig | None:
+    """PEFT's config, None for a Full run."""
+    if spec.method.type is MethodType.FULL:
+        return None
+    lora = spec.method.lora
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def save_weights(trainer: Any, folder: Path) -> None:
+    """Collective. What was trained, as transformers or PEFT load it, and the tokenizer; written by rank 0.
+
+    Under ZeRO-3 only the trained parameters are gathered: of a LoRA run the adapter, never the base model.
+    """
+    model = trainer.model
+    if not isinstance(model, PeftModel):
+        trainer.save_model(str(folder))
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        return
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with deepspeed.zero.GatheredParameters(trained):
+        if trainer.args.should_save:
+            model.save_pretrained(str(folder), save_embedding_layers=False)
+            trainer.processing_class.save_pretrained(str(folder))
+            (folder / "README.md").unlink(missing_ok=True)
+
+
+def flattens(model: PreTrainedModel) -> bool:
+    """Whether this attention implementation wants all documents of a batch in one row (varlen kernels)."""
+    return getattr(model.config, "_attn_implementation", "") in FLATTENED
+
+
+@torch.no_grad()
+def check_isolation(model: Any, *, vocabulary: int, device: torch.device) -> None:
+    """Two documents in one row must give the log-probabilities that each gives alone; else packing would train on
+    leaks.
+
+    transformers masks packed rows by their restarting `position_ids` when there is no attention mask, but not in every
+    architecture. `model` carries TRL's fused LM head: ZeRO-3 wants the modules called in the order of the training
+    steps.
+    """
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randint(1, vocabulary, (1, 12), generator=generator).to(device) for _ in range(2))
+    positions = torch.arange(12, device=device).unsqueeze(0)
+    both, twice = torch.cat([first, second], dim=1), torch.cat([positions, positions], dim=1)
+    model.eval()
+    alone = model(input_ids=second, labels=second, position_ids=positions, fused_lm_head=True).log_probs
+    packed = model(input_ids=both, labels=both, position_ids=twice, fused_lm_head=True).log_probs[:, 12:]
+    model.train()
+    difference = (packed - alone).abs().max().item() / max(alone.abs().max().item(), 1e-6)
+    limit = 0.02 if next(model.parameters()).dtype is torch.bfloat16 else 1e-3
+    if not difference <= limit:
+        raise user_error(
+            "PackingLeaks",
+            f"Packed documents see each other in this model: log-probabilities differ by {difference:.1%}.",
+            "Set spec.dataset.packing: false, or choose another spec.model.attention.",
+        )
+
+
+def _remote_code(error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return "The model brings its own code: read it, then set spec.model.trustRemoteCode: true."
+    return "Check spec.model.uri: the folder needs config.json, weights (*.safetensors) and tokenizer files."

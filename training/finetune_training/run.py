@@ -1,0 +1,198 @@
+"""One attempt from beginning to end: claim, prepare, train, finish, report.
+
+In: a job and its file's text. Out: a `RunResult` in the store, `result/metrics.json` written last, or a FinetuneError.
+This is the order in which things happen; how each is done is in the room of its name.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_training.attempt import REPORT, RESULT, Attempt, located, pinned_revision, versions
+from finetune_training.cluster import Cluster, ray_cluster, run_task
+from finetune_training.engine import batch_of
+from finetune_training.failure import Failure, FailureClass, FinetuneError
+from finetune_training.fetch import default_cache, fetch_tokenizer
+from finetune_training.finish import Finish, Finished, finish
+from finetune_training.history import History, read_history
+from finetune_training.launch import launch
+from finetune_training.model_card import render_model_card
+from finetune_training.prepare import prepare
+from finetune_training.progress import Evaluated, Event, MetricsFile, Resumed, Sink, Stage, StageStarted, Trained
+from finetune_training.report import ReportInputs, render_report
+from finetune_training.result import Evaluations, RunResult, Scores
+from finetune_training.shards import DataManifest
+from finetune_training.spec import ArtifactFormat, Job
+from finetune_training.storage import open_store
+from finetune_training.worker import Task
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `finetune run` was asked to do. `job` as the user wrote it, `text` the file's text."""
+
+    job: Job
+    text: str
+    workers: int | None = None
+
+
+def execute(request: Request, attempt: Attempt, sink: Sink) -> RunResult:
+    """Do it. Every event goes to `sink` and to the attempt's metrics.jsonl."""
+    metrics = MetricsFile(attempt.folder / "metrics.jsonl")
+    try:
+        return _Run(request, attempt, [metrics, sink]).execute()
+    finally:
+        metrics.close()
+
+
+class _Run:
+    def __init__(self, request: Request, attempt: Attempt, sinks: list[Sink]) -> None:
+        self._request, self._attempt, self._sinks = request, attempt, sinks
+        self._store = attempt.store
+        self._started = time.time()
+        self._resumed_from: int | None = None
+
+    def execute(self) -> RunResult:
+        try:
+            return self._execute()
+        except BaseException:
+            self._tell(StageStarted(Stage.FAILED))
+            raise
+
+    def _execute(self) -> RunResult:
+        job, tokenizer_folder = self._resolve()
+        self._tell(StageStarted(Stage.PREPARING, "starting Ray"))
+        with (
+            ray_cluster(job.spec, workers=self._request.workers) as cluster,
+            tempfile.TemporaryDirectory(prefix="finetune-") as staging,
+        ):
+            batch_of(job.spec, ranks=cluster.ranks)
+            self._tell(StageStarted(Stage.PREPARING, "the data"))
+            data = prepare(job.spec, store=self._store.child("data"), model_folder=tokenizer_folder, report=self._tell)
+            task = self._task(job, data, cluster, Path(staging))
+            self._tell(StageStarted(Stage.STARTING, _describe(cluster)))
+            trained = launch(task, logs=self._attempt.folder, on_event=self._tell)
+            if trained.interrupted:
+                raise FinetuneError(_interrupted(trained))
+            self._tell(StageStarted(Stage.EXPORTING, "answers and artifacts"))
+            result = self._result(task, trained, self._finish(task))
+        self._publish(result, data)
+        self._tell(StageStarted(Stage.SUCCEEDED))
+        return result
+
+    def _resolve(self) -> tuple[Job, Path]:
+        """The job with absolute paths and a revision that does not move, and the folder of its tokenizer."""
+        job = located(self._request.job)
+        self._tell(StageStarted(Stage.PREPARING, "the tokenizer"))
+        fetched = fetch_tokenizer(job.spec.model, cache=default_cache())
+        revision = pinned_revision(self._store, fetched.revision)
+        if not job.spec.model.uri.startswith("hf://"):
+            return job, fetched.folder
+        model = job.spec.model.model_copy(update={"revision": revision})
+        folder = (
+            fetched.folder if revision == fetched.revision else fetch_tokenizer(model, cache=default_cache()).folder
+        )
+        return job.model_copy(update={"spec": job.spec.model_copy(update={"model": model})}), folder
+
+    def _task(self, job: Job, data: DataManifest, cluster: Cluster, staging: Path) -> Task:
+        return Task(
+            job=job,
+            base=self._request.job.spec.model,
+            attempt=self._attempt.number,
+            store=self._store,
+            data=data,
+            ranks=cluster.ranks,
+            on_gpu=cluster.on_gpu,
+            cache=default_cache(),
+            staging=staging,
+            versions=versions(),
+        )
+
+    def _finish(self, task: Task) -> Finished:
+        given = task.job.spec.evaluation.prompts
+        work = Finish(
+            job=task.job,
+            store=task.store,
+            prompts=list(given or task.data.prompts),
+            chat=bool(given) and task.data.chat,
+            staging=task.staging,
+        )
+        return run_task(finish, work, on_gpu=task.on_gpu)
+
+    def _result(self, task: Task, trained: Trained, done: Finished) -> RunResult:
+        history = read_history(self._records())
+        return RunResult(
+            job=task.job.name,
+            attempt=self._attempt.number,
+            steps=trained.step,
+            resumed_from_step=self._resumed_from,
+            seconds=time.time() - self._started,
+            training_seconds=trained.training_seconds,
+            tokens_per_second=trained.tokens / trained.training_seconds if trained.training_seconds else 0.0,
+            useful_token_ratio=task.data.statistics.useful_token_ratio,
+            evaluation=_evaluations(history),
+            samples=done.samples,
+            artifacts=done.artifacts,
+            base_model=task.base.uri,
+            base_revision=task.job.spec.model.revision,
+            data_fingerprint=task.data.fingerprint,
+            versions=task.versions,
+        )
+
+    def _publish(self, result: RunResult, data: DataManifest) -> None:
+        """Report, model cards, and last the metrics: with them the run is done."""
+        job, statistics = self._request.job, data.statistics
+        inputs = ReportInputs(job, self._request.text, result, statistics, data.max_length, self._records())
+        self._store.put(REPORT, render_report(inputs).encode())
+        for artifact in result.artifacts:
+            kind = ArtifactFormat(artifact.format)
+            card = render_model_card(job=job, result=result, statistics=statistics, artifact_format=kind).encode()
+            copies = [output.uri for output in job.spec.output if output.uri and output.format is kind]
+            for folder in (artifact.uri, *copies):
+                open_store(folder).put("README.md", card)
+        self._store.put(RESULT, result.to_json())
+
+    def _records(self) -> list[dict[str, Any]]:
+        """The metrics of all attempts, in their order."""
+        texts = []
+        for number in sorted(int(name) for name in self._store.folders("attempts") if name.isdigit()):
+            here = number == self._attempt.number
+            path = self._attempt.folder / "metrics.jsonl"
+            texts.append(path.read_bytes() if here else self._store.get(f"attempts/{number}/metrics.jsonl") or b"")
+        return [json.loads(line) for text in texts for line in text.splitlines()]
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, Resumed):
+            self._resumed_from = event.step
+        for sink in self._sinks:
+            sink.show(event)
+
+
+def _describe(cluster: Cluster) -> str:
+    kind = "GPU" if cluster.on_gpu else "CPU"
+    return f"{cluster.ranks} {kind} worker{'s' if cluster.ranks > 1 else ''}"
+
+
+def _interrupted(trained: Trained) -> Failure:
+    return Failure(
+        FailureClass.INTERRUPTED,
+        "Interrupted",
+        f"Stopped after step {trained.step}; its checkpoint is saved.",
+        "Run the same command again: it goes on from there.",
+    )
+
+
+def _evaluations(history: History) -> Evaluations:
+    last = history.evaluations[-1] if history.evaluations else None
+    return Evaluations(baseline=_scores(history.baseline), tuned=_scores(last))
+
+
+def _scores(evaluated: Evaluated | None) -> Scores | None:
+    if evaluated is None:
+        return None
+    return Scores(loss=evaluated.loss, perplexity=evaluated.perplexity, supervised_tokens=evaluated.supervised_tokens)

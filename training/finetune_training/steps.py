@@ -1,0 +1,149 @@
+"""What happens around each optimizer step of one rank: measure, report, agree, save, evaluate.
+
+In: the Trainer's callbacks. Out: progress events from rank 0, and the same decision on every rank: go on, save,
+evaluate or stop.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from finetune_training.checkpoint import Checkpointer
+from finetune_training.failure import FinetuneError, user_error
+from finetune_training.model import check_isolation
+from finetune_training.objective import ExactSFTTrainer
+from finetune_training.position import EMPTY
+from finetune_training.progress import Evaluated, Event, Stage, StageStarted, Step
+from finetune_training.result import Scores
+from finetune_training.spec import RunSpec
+from finetune_training.world import World
+
+_RECENT = 20
+
+
+class Steps(TrainerCallback):  # type: ignore[misc]
+    """The run's heartbeat. `report` is called on rank 0 only and answers whether the run should stop."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        *,
+        world: World,
+        report: Callable[[Event], bool],
+        checkpointer: Checkpointer,
+        validation: Dataset | None,
+        baseline: Scores | None,
+    ) -> None:
+        self._spec, self._world, self._report = spec, world, report
+        self._checkpointer, self._validation = checkpointer, validation
+        self.baseline = baseline
+        self.trainer: ExactSFTTrainer | None = None
+        self.interrupted = False
+        self.training_seconds = 0.0
+        self.tokens = 0
+        self._lengths: Any = None
+        self._step_started = 0.0
+        self._recent: list[float] = []
+
+    def attach(self, trainer: ExactSFTTrainer) -> None:
+        """The trainer takes its callbacks when it is made, so it can only be known afterwards."""
+        self.trainer = trainer
+        self._lengths = sample_lengths(trainer.train_dataset)
+
+    def on_batch(self) -> None:
+        """The samples of the next step are about to be read."""
+        self._step_started = time.perf_counter()
+
+    def save(self, trainer: ExactSFTTrainer) -> None:
+        step = trainer.state.global_step
+        samples = min(step * trainer.plan.global_batch_size, trainer.plan.positions)
+        self._checkpointer.save(step, trainer.write_state, samples=samples, baseline=self.baseline)
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        assert self.trainer is not None
+        if self._spec.dataset.packing:
+            vocabulary = min(len(self.trainer.processing_class), self.trainer.model.config.get_text_config().vocab_size)
+            check_isolation(self.trainer.model_wrapped, vocabulary=vocabulary, device=args.device)
+        if state.global_step == 0 and self._spec.evaluation.baseline and self._validation is not None:
+            self.baseline = self.evaluate(baseline=True)
+        if self._world.rank == 0:
+            self._report(StageStarted(Stage.TRAINING))
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:
+        if "learning_rate" not in logs:  # the Trainer's summary at the end
+            return
+        step = self._measure(state, logs)
+        stop = self._report(step) if self._world.rank == 0 else False
+        stop = self._world.gather((stop, step.loss))[0][0]
+        self._check_finite(step)
+        self._checkpointer.poll()
+        last = state.global_step >= state.max_steps
+        checkpoint, evaluation = self._spec.checkpoint, self._spec.evaluation
+        control.should_save = stop or last or _due(state.global_step, checkpoint.every_steps)
+        control.should_training_stop = control.should_training_stop or stop
+        self.interrupted = stop and not last
+        if _due(state.global_step, evaluation.every_steps) and not (last or stop) and self._validation is not None:
+            self.evaluate(baseline=False)
+
+    def evaluate(self, *, baseline: bool) -> Scores:
+        """Collective. The scores on the held-out samples, reported."""
+        assert self.trainer is not None
+        assert self._validation is not None
+        loss, tokens = self.trainer.held_out_loss(self._validation)
+        scores = Scores(loss=loss, perplexity=math.exp(min(loss, 700.0)), supervised_tokens=tokens)
+        if self._world.rank == 0:
+            self._report(Evaluated(self.trainer.state.global_step, loss, scores.perplexity, tokens, baseline))
+        return scores
+
+    def _measure(self, state: TrainerState, logs: dict[str, Any]) -> Step:
+        assert self.trainer is not None
+        seconds = time.perf_counter() - self._step_started
+        self._recent = [*self._recent, seconds][-_RECENT:]
+        used = [index for index in self.trainer.plan.step(state.global_step - 1) if index != EMPTY]
+        tokens = int(self._lengths[used].sum())
+        self.training_seconds += seconds
+        self.tokens += tokens
+        return Step(
+            step=state.global_step,
+            total_steps=state.max_steps,
+            epoch=round(self.trainer.plan.epoch_at(state.global_step), 4),
+            loss=logs["loss"],
+            learning_rate=logs["learning_rate"],
+            gradient_norm=logs.get("grad_norm"),
+            tokens=tokens,
+            supervised_tokens=self.trainer.supervised_tokens,
+            seconds=seconds,
+            tokens_per_second=tokens / seconds,
+            eta_seconds=(state.max_steps - state.global_step) * fmean(self._recent),
+        )
+
+    def _check_finite(self, step: Step) -> None:
+        """A loss that is not finite never recovers: every later step would be wasted."""
+        if not math.isfinite(step.loss):
+            raise _diverged(step)
+
+
+def sample_lengths(dataset: Dataset) -> Any:
+    """Tokens in each sample, read from the Arrow offsets."""
+    lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in dataset.data.column("input_ids").chunks]
+    return np.concatenate(lengths)
+
+
+def _diverged(step: Step) -> FinetuneError:
+    return user_error(
+        "LossNotFinite",
+        f"The loss of step {step.step} is {step.loss}.",
+        "Lower spec.training.learningRate, or set spec.training.precision: FP32 to see whether BF16 is the cause.",
+    )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

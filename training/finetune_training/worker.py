@@ -1,0 +1,229 @@
+"""The train function of one rank: from a task to a trained model's weights in the store.
+
+In: a `Task` (plain values that pickle) and a `Context` (who am I, where do I report). Out: progress events,
+checkpoints, `result/`'s weights. Imports neither Ray nor Kubernetes: one process of its own can run it, which is how it
+is tested.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_training.checkpoint import Checkpointer, Facts, Restored, restore
+from finetune_training.engine import batch_of, deepspeed_config
+from finetune_training.fetch import fetch_model
+from finetune_training.position import Plan
+from finetune_training.progress import Report, Resumed, Stage, StageStarted, Trained
+from finetune_training.shards import DataManifest, Shard, fetch_shards
+from finetune_training.spec import Job, MethodType, ModelSpec
+from finetune_training.storage import Store
+from finetune_training.world import TorchWorld, World
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the ranks are to do. `job` has its local URIs made absolute and the model's revision pinned; `base_uri` is
+    the model's as the user wrote it; `store` is the run's folder; `cache` and `staging` are folders on each node."""
+
+    job: Job
+    base: ModelSpec
+    attempt: int
+    store: Store
+    data: DataManifest
+    ranks: int
+    on_gpu: bool
+    cache: Path
+    staging: Path
+    versions: dict[str, str]
+
+    @property
+    def data_store(self) -> Store:
+        return self.store.child("data", self.data.fingerprint)
+
+
+@dataclass(frozen=True)
+class Context:
+    """One rank's surroundings. `report` delivers an event and answers whether the driver asks to stop."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    report: Callable[[Report], bool]
+
+
+def single_process(report: Callable[[Report], bool]) -> Context:
+    """A world of one rank in this process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    return Context(0, 1, 0, report)
+
+
+def train(task: Task, context: Context) -> None:
+    """Collective: every rank calls it. Returns when the weights are in the store, or when a checkpoint is after an
+    interruption."""
+    world = _join(task, context)
+    say = context.report if context.rank == 0 else (lambda _: False)
+    say(StageStarted(Stage.STARTING, "loading the model"))
+    model_folder = _first_of_node(world, lambda: fetch_model(task.job.spec.model, cache=task.cache / "models").folder)
+    restored = restore(task.store, facts=_facts(task), world=world, cache=task.staging / "restored", report=say)
+    checkpointer = Checkpointer(
+        task.store,
+        facts=_facts(task),
+        world=world,
+        staging=task.staging / f"rank-{context.rank}",
+        keep=task.job.spec.checkpoint.keep,
+        report=say,
+    )
+    try:
+        _train(task, world, say, model_folder=model_folder, restored=restored, checkpointer=checkpointer)
+    finally:
+        checkpointer.close()
+
+
+def _train(
+    task: Task,
+    world: World,
+    say: Callable[[Report], bool],
+    *,
+    model_folder: Path,
+    restored: Restored | None,
+    checkpointer: Checkpointer,
+) -> None:
+    from finetune_training.steps import Steps
+
+    spec = task.job.spec
+    validation = _dataset(task, world, task.data.validation)
+    if validation is not None and spec.evaluation.max_samples:
+        validation = validation.select(range(min(len(validation), spec.evaluation.max_samples)))
+    steps = Steps(
+        spec,
+        world=world,
+        report=say,
+        checkpointer=checkpointer,
+        validation=validation,
+        baseline=restored.manifest.baseline if restored else None,
+    )
+    trainer = _build(task, world, steps, model_folder)
+    if restored:
+        trainer.first_step = restored.manifest.step
+        say(Resumed(restored.manifest.step, restored.uri))
+    trainer.train(resume_from_checkpoint=str(restored.folder) if restored else None)
+    checkpointer.flush()
+    if not steps.interrupted:
+        if validation is not None:
+            say(StageStarted(Stage.EVALUATING))
+            steps.evaluate(baseline=False)
+        _publish_weights(task, world, trainer)
+    say(Trained(trainer.state.global_step, steps.interrupted, steps.training_seconds, steps.tokens))
+
+
+def _build(task: Task, world: World, steps: Any, model_folder: Path) -> Any:
+    """The trainer. The arguments come before the model: they tell transformers about ZeRO-3."""
+    from finetune_training import objective
+    from finetune_training.model import load_model, load_tokenizer
+
+    spec = task.job.spec
+    batch = batch_of(spec, ranks=world.size)
+    plan = Plan.of(
+        samples=task.data.train_samples,
+        global_batch_size=batch.global_batch_size,
+        seed=spec.training.seed,
+        epochs=spec.training.epochs,
+        max_steps=spec.training.max_steps,
+    )
+    args = objective.sft_config(
+        spec,
+        batch,
+        steps=plan.steps,
+        deepspeed=deepspeed_config(spec, ranks=world.size, on_gpu=task.on_gpu),
+        on_gpu=task.on_gpu,
+        folder=task.staging / "trainer",
+    )
+    trainer = objective.sft_trainer(
+        spec,
+        model=load_model(model_folder, spec),
+        tokenizer=load_tokenizer(model_folder, trust_remote_code=spec.model.trust_remote_code),
+        args=args,
+        plan=plan,
+        train=_dataset(task, world, task.data.train),
+        callbacks=[steps],
+        save=steps.save,
+        on_batch=steps.on_batch,
+    )
+    steps.attach(trainer)
+    return trainer
+
+
+def _join(task: Task, context: Context) -> World:
+    """Bring up the process group (Ray Train has done so already) and our own."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if task.on_gpu else "cpu")
+    import deepspeed
+    import torch
+
+    if not task.on_gpu:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.world_size))
+    deepspeed.init_distributed(dist_backend="nccl" if task.on_gpu else "gloo", auto_mpi_discovery=False)
+    return TorchWorld.create()
+
+
+def _first_of_node(world: World, fetch: Callable[[], Any]) -> Any:
+    """One rank of each node fetches, the others then find it there."""
+    result = fetch() if world.local_rank == 0 else None
+    world.gather(None)
+    return result if world.local_rank == 0 else fetch()
+
+
+def _dataset(task: Task, world: World, shards: list[Shard]) -> Any:
+    """The packed samples of `shards` as one memory-mapped dataset, None when there are none."""
+    from datasets import Dataset, concatenate_datasets
+
+    if not shards:
+        return None
+    paths = _first_of_node(
+        world, lambda: fetch_shards(task.data_store, shards, task.cache / "data" / task.data.fingerprint)
+    )
+    return concatenate_datasets([Dataset.from_file(str(path)) for path in paths]).with_format("numpy")
+
+
+def _publish_weights(task: Task, world: World, trainer: Any) -> None:
+    """The trained weights as they are: an adapter, or a whole model. Rank 0 writes and uploads them."""
+    from finetune_training.export import name_base, publish
+    from finetune_training.model import save_weights
+
+    folder = task.staging / "weights"
+    save_weights(trainer, folder)
+    if world.rank == 0:
+        lora = task.job.spec.method.type is MethodType.LORA
+        if lora:
+            name_base(folder, task.base, revision=task.job.spec.model.revision)
+        publish(folder, task.store.child("result", "adapter" if lora else "merged"))
+        shutil.rmtree(folder)
+    world.gather(None)
+
+
+def _facts(task: Task) -> Facts:
+    spec = task.job.spec
+    return Facts(
+        attempt=task.attempt,
+        world_size=task.ranks,
+        zero_stage=spec.deepspeed.stage,
+        method=spec.method.type,
+        seed=spec.training.seed,
+        global_batch_size=spec.training.global_batch_size,
+        data_fingerprint=task.data.fingerprint,
+        versions=task.versions,
+    )

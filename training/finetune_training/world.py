@@ -1,0 +1,55 @@
+"""What the ranks of one run agree on: small control messages, apart from the training's own collectives.
+
+In: a process group that is up. Out: a `World`: who am I, gather small values, decide together. It has a gloo group of
+its own, so that it never waits behind NCCL and works for values on the host.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)
+
+
+class World(Protocol):
+    """The ranks of one run."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def local_rank(self) -> int: ...
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, by rank. Collective."""
+        ...
+
+
+@dataclass(frozen=True)
+class TorchWorld:
+    """A World over torch.distributed."""
+
+    rank: int
+    size: int
+    local_rank: int
+    group: Any
+
+    @classmethod
+    def create(cls) -> TorchWorld:
+        """Collective: after `init_process_group`, on every rank."""
+        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        return cls(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), group)
+
+    def gather(self, value: T) -> list[T]:
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
