@@ -91,7 +91,9 @@ _BY_TYPE: dict[str, tuple[FailureClass, str]] = {
     "builtins.MemoryError": (FailureClass.OUT_OF_MEMORY, "OutOfMemory"),
     "ray.exceptions.OutOfMemoryError": (FailureClass.OUT_OF_MEMORY, "OutOfMemory"),
     "ray.exceptions.ActorDiedError": (FailureClass.INFRASTRUCTURE, "WorkerLost"),
-    "ray.exceptions.ActorUnavailableError": (FailureClass.INFRASTRUCTURE, "WorkerLost"),
+    "ray.exceptions.ActorUnavailableError": (FailureClass.INFRASTRUCTURE, "ClusterLost"),
+    "ray.exceptions.RaySystemError": (FailureClass.INFRASTRUCTURE, "ClusterLost"),
+    "ray.exceptions.RpcError": (FailureClass.INFRASTRUCTURE, "ClusterLost"),
     "ray.exceptions.WorkerCrashedError": (FailureClass.INFRASTRUCTURE, "WorkerLost"),
     "ray.exceptions.NodeDiedError": (FailureClass.INFRASTRUCTURE, "NodeLost"),
     "ray.exceptions.ObjectLostError": (FailureClass.INFRASTRUCTURE, "NodeLost"),
@@ -112,14 +114,13 @@ _BY_TEXT: tuple[tuple[str, FailureClass, str], ...] = (
     ("NCCL error", FailureClass.INFRASTRUCTURE, "Collective"),
 )
 
+_RESUME = "Run the same command again: it resumes from the last checkpoint."
 _REMEDIES = {
-    "OutOfMemory": "Lower spec.training.microBatchSize or spec.dataset.maxLength, set spec.training.gradientCheckpointing, "
-    "or raise spec.deepspeed.stage and set spec.deepspeed.offload.",
-    "WorkerLost": "Run the same command again: it resumes from the last checkpoint.",
-    "NodeLost": "Run the same command again: it resumes from the last checkpoint.",
-    "Collective": "Run the same command again: it resumes from the last checkpoint.",
+    "OutOfMemory": (
+        "Lower spec.training.microBatchSize or spec.dataset.maxLength, set spec.training.gradientCheckpointing, "
+        "or raise spec.deepspeed.stage and set spec.deepspeed.offload."
+    ),
     "DiskFull": "Free space on that disk, then run the same command again: it resumes from the last checkpoint.",
-    "Interrupted": "Run the same command again: it resumes from the last checkpoint.",
     "Unknown": "This looks like a bug. The traceback is in the log.",
 }
 
@@ -157,11 +158,11 @@ def _recognise(error: BaseException) -> Failure | None:
     for kind in type(error).__mro__:
         known = _BY_TYPE.get(f"{kind.__module__.removesuffix('._C')}.{kind.__qualname__}")
         if known:
-            return Failure(*known, _first_line(error), _REMEDIES.get(known[1], ""))
+            return Failure(*known, _first_line(error), _REMEDIES.get(known[1], _RESUME))
     if isinstance(error, RuntimeError):
         for text, cls, reason in _BY_TEXT:
             if text in str(error):
-                return Failure(cls, reason, _first_line(error), _REMEDIES.get(reason, ""))
+                return Failure(cls, reason, _first_line(error), _REMEDIES.get(reason, _RESUME))
     return None
 
 

@@ -156,14 +156,15 @@ def _fields_beside(path: Location) -> list[str]:
     for step in path[:-1]:
         if isinstance(step, str):
             field = next((field for name, field in model.model_fields.items() if step in (field.alias, name)), None)
-            nested = _model_in(field.annotation) if field else None
+            nested = model_in(field.annotation) if field else None
             if nested is None:
                 return []
             model = nested
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model in a field's type, if there is one: itself, or of a list's items."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)
+    return next((found for inner in get_args(annotation) if (found := model_in(inner))), None)

@@ -16,14 +16,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from finetune_training.failure import Failure, FinetuneError, classify
+from finetune_training.failure import Failure, FinetuneError, classify, infrastructure_error
 from finetune_training.progress import Event, Report, Trained
 from finetune_training.worker import Context, Task, train
 
@@ -56,6 +56,7 @@ def launch(task: Task, *, logs: Path, on_event: Callable[[Event], None]) -> Trai
         for thread in threads:
             thread.start()
         trained, failed = _listen(messages, on_event, stop=lambda: line.stop.remote())
+        threads[-1].join()
     if trained is None or failed or outcome:
         raise FinetuneError(_first_cause(failed, outcome))
     return trained
@@ -106,7 +107,11 @@ def _by_rank(problem: BaseException) -> list[tuple[int | None, BaseException]]:
 
 
 def _silent() -> Failure:
-    return classify(RuntimeError("the ranks ended without a word"))
+    return infrastructure_error(
+        "ClusterLost",
+        "Ray ended before the ranks did.",
+        "Run the same command again: it resumes from the last checkpoint.",
+    ).failure
 
 
 def _pump(line: Any, messages: queue.SimpleQueue[Message]) -> None:
@@ -143,7 +148,7 @@ def _fit(task: Task, line: Any, logs: Path, outcome: list[BaseException]) -> Non
     except BaseException as error:  # handed to the driver's thread
         logger.exception("Ray Train ended with an error")
         outcome.append(error)
-    finally:
+    with suppress(ray.exceptions.RayError):  # then the line is cut, and the driver knows
         ray.get(line.end.remote())
 
 

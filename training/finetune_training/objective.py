@@ -101,8 +101,13 @@ class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
         return batch
 
     def get_train_dataloader(self) -> DataLoader[Any]:
+        """A generator of its own: a DataLoader draws from the global one when it starts, which dropout would notice
+        after a resume."""
         return DataLoader(
-            _MicroBatches(self, self.first_step), batch_size=None, pin_memory=self.args.dataloader_pin_memory
+            _MicroBatches(self, self.first_step),
+            batch_size=None,
+            pin_memory=self.args.dataloader_pin_memory,
+            generator=torch.Generator(),
         )
 
     def get_batch_samples(self, *args: Any) -> tuple[list[TensorBatch], torch.Tensor]:

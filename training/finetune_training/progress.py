@@ -102,8 +102,6 @@ class Trained:
 
     step: int
     interrupted: bool
-    training_seconds: float
-    tokens: int
     time: float = field(default_factory=time.time)
 
 

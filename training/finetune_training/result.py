@@ -55,7 +55,7 @@ class Artifact(_Record):
 
 
 class RunResult(_Record):
-    """A whole run. `seconds`: of this attempt, from command to end; `training_seconds`: of its optimizer steps."""
+    """A whole run. `seconds`: of this attempt, from command to end; `training_seconds`: of all optimizer steps."""
 
     job: str
     attempt: int

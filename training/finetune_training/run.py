@@ -126,14 +126,15 @@ class _Run:
 
     def _result(self, task: Task, trained: Trained, done: Finished) -> RunResult:
         history = read_history(self._records())
+        seconds = sum(step.seconds for step in history.steps)
         return RunResult(
             job=task.job.name,
             attempt=self._attempt.number,
             steps=trained.step,
             resumed_from_step=self._resumed_from,
             seconds=time.time() - self._started,
-            training_seconds=trained.training_seconds,
-            tokens_per_second=trained.tokens / trained.training_seconds if trained.training_seconds else 0.0,
+            training_seconds=seconds,
+            tokens_per_second=history.tokens / seconds if seconds else 0.0,
             useful_token_ratio=task.data.statistics.useful_token_ratio,
             evaluation=_evaluations(history),
             samples=done.samples,

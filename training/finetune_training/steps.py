@@ -47,8 +47,6 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         self.baseline = baseline
         self.trainer: ExactSFTTrainer | None = None
         self.interrupted = False
-        self.training_seconds = 0.0
-        self.tokens = 0
         self._lengths: Any = None
         self._step_started = 0.0
         self._recent: list[float] = []
@@ -109,8 +107,6 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         self._recent = [*self._recent, seconds][-_RECENT:]
         used = [index for index in self.trainer.plan.step(state.global_step - 1) if index != EMPTY]
         tokens = int(self._lengths[used].sum())
-        self.training_seconds += seconds
-        self.tokens += tokens
         return Step(
             step=state.global_step,
             total_steps=state.max_steps,

@@ -128,7 +128,7 @@ def _train(
             say(StageStarted(Stage.EVALUATING))
             steps.evaluate(baseline=False)
         _publish_weights(task, world, trainer)
-    say(Trained(trainer.state.global_step, steps.interrupted, steps.training_seconds, steps.tokens))
+    say(Trained(trainer.state.global_step, steps.interrupted))
 
 
 def _build(task: Task, world: World, steps: Any, model_folder: Path) -> Any:
