@@ -16,7 +16,7 @@ UV := build/tools/uv/bin/uv
 LOCKS := training/requirements.lock requirements-dev.lock
 PROJECTS := training/pyproject.toml operator/pyproject.toml
 READY := $(VENV)/.ready
-SOURCES := training operator tests examples
+SOURCES := training operator tests examples benchmarks
 
 # Worker processes find ninja (DeepSpeed compiles its CPU collectives at first use) and `finetune` by PATH.
 export PATH := $(VENV)/bin:$(PATH)

@@ -11,7 +11,7 @@ import random
 from typing import Any
 
 from finetune_training.jobfile import parse_job
-from finetune_training.progress import CheckpointSaved, Evaluated, Step, as_record
+from finetune_training.progress import CheckpointSaved, Evaluated, Event, Step, as_record
 from finetune_training.result import Artifact, ArtifactFile, Evaluations, RunResult, Sample, Scores
 from finetune_training.shards import Histogram, Statistics
 from finetune_training.spec import Job
@@ -105,6 +105,9 @@ def saved(number: int, attempt: int = 1) -> CheckpointSaved:
 
 def records(total: int = 30) -> list[dict[str, Any]]:
     """`metrics.jsonl` of one attempt."""
-    events = [evaluated(0, 4.0712, baseline=True), *(step(number, total) for number in range(1, total + 1))]
+    events: list[Event] = [
+        evaluated(0, 4.0712, baseline=True),
+        *(step(number, total) for number in range(1, total + 1)),
+    ]
     events += [saved(total), evaluated(total, 3.8106)]
     return [as_record(event) for event in events]

@@ -31,6 +31,15 @@ _MAY_CHANGE = {"resources": True, "checkpoint": True}
 
 
 @dataclass(frozen=True)
+class Request:
+    """What `finetune run` was asked to do. `job` as the user wrote it, `text` the file's text."""
+
+    job: Job
+    text: str
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
 class Attempt:
     """A claimed attempt. `folder`: for this attempt's logs and metrics, on this machine; it is in the store already
     when that is a local folder."""

@@ -9,20 +9,26 @@ from __future__ import annotations
 import faulthandler
 import json
 import logging
-import os
+import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
+from finetune_training import attempt as attempts
+from finetune_training.attempt import Attempt, Request
 from finetune_training.display import progress_on
-from finetune_training.failure import FinetuneError, classify
+from finetune_training.environment import quiet, set_up_ray
+from finetune_training.failure import FinetuneError, classify, user_error
+from finetune_training.jobfile import json_schema, read_job
+from finetune_training.result import RunResult
+from finetune_training.storage import open_store
 from finetune_training.terminal import show_failure, summary
+from finetune_training.validate import plan_text
 
 app = typer.Typer(
     name="finetune",
@@ -49,17 +55,38 @@ def run(
 @app.command()
 def validate(job_file: JobFile, workers: Workers = None) -> None:
     """Check the file, and print what would be done: batches, ranks, the DeepSpeed config."""
-    from finetune_training.jobfile import read_job
-    from finetune_training.validate import plan_text
-
     _guarded(lambda: print(plan_text(read_job(job_file), ranks=workers)))
+
+
+@app.command()
+def predict(
+    target: Annotated[
+        str, typer.Argument(metavar="JOB_OR_MODEL", help="A finished job's file, or a model's URI or folder.")
+    ],
+    prompt: Annotated[str, typer.Argument(help="One prompt.")] = "",
+    input_uri: Annotated[
+        str, typer.Option("--input", help="Prompts: JSONL, CSV, Parquet or text; a glob; any store.")
+    ] = "",
+    output_uri: Annotated[
+        str, typer.Option("--output", help="Completions: a .jsonl or .parquet file, or a folder.")
+    ] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens in an answer.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token.")] = 0.0,
+    base: Annotated[bool, typer.Option("--base", help="Ask the base model instead.")] = False,
+    chat: Annotated[
+        bool | None, typer.Option(help="Prompts are messages to a chat model. Default: as the job's rows.")
+    ] = None,
+) -> None:
+    """Answer one prompt, or files of them by Ray Data batch inference."""
+    from finetune_training.ask import Question, ask
+
+    question = Question(target, prompt, input_uri, output_uri, max_new_tokens, temperature, base=base, chat=chat)
+    _guarded(lambda: ask(question, _console(sys.stdout)))
 
 
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a FineTuneJob file."""
-    from finetune_training.jobfile import json_schema
-
     print(json.dumps(json_schema(), indent=2))
 
 
@@ -76,9 +103,6 @@ def main() -> None:
 
 
 def _run(job_file: Path, workers: int | None, *, fresh: bool) -> None:
-    from finetune_training import attempt as attempts
-    from finetune_training.jobfile import read_job
-
     job = read_job(job_file)
     store = attempts.run_store(job)
     if fresh:
@@ -88,51 +112,46 @@ def _run(job_file: Path, workers: int | None, *, fresh: bool) -> None:
     console = _console(sys.stdout)
     if result := attempts.finished(store):
         console.print(f"{job.name} is done already. Start it anew with --fresh.", markup=False)
-        console.print(summary(result, report=f"{store.uri}/{attempts.REPORT}", result_uri=f"{store.uri}/result"))
+        console.print(_summary(result, store.uri, job_file))
         return
     attempt = attempts.claim(store)
     attempt.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _quiet(attempt.folder / "driver.log") as terminal:
-            _attempt(job, text, workers, attempt, _console(terminal))
+        with quiet(attempt.folder / "driver.log") as terminal:
+            result = _attempt(Request(job, text, workers), attempt, _console(terminal))
     finally:
         attempt.keep()
+    console.print(_summary(result, store.uri, job_file))
 
 
-def _attempt(job: Any, text: str, workers: int | None, attempt: Any, console: Console) -> None:
-    from finetune_training.attempt import REPORT
-    from finetune_training.environment import set_up_ray
-
+def _attempt(request: Request, attempt: Attempt, console: Console) -> RunResult:
     set_up_ray()
-    from finetune_training.run import Request, execute
+    from finetune_training.run import execute
 
     try:
         with progress_on(console) as sink:
-            result = execute(Request(job, text, workers), attempt, sink)
+            return execute(request, attempt, sink)
     except BaseException as error:
         failure = classify(error)
         (attempt.folder / "failure.json").write_text(failure.to_json(), encoding="utf-8")
         logging.getLogger(__name__).exception("The attempt failed")
-        show_failure(failure, log=_log_uri(attempt), console=console)
+        show_failure(failure, log=f"{attempt.store.uri}/{attempt.key}/driver.log", console=console)
         raise typer.Exit(failure.exit_code) from error
-    uri = attempt.store.uri
-    console.print(summary(result, report=f"{uri}/{REPORT}", result_uri=f"{uri}/result"))
 
 
 def _report(job_file: Path) -> None:
-    from finetune_training import attempt as attempts
-    from finetune_training.failure import user_error
-    from finetune_training.jobfile import read_job
-    from finetune_training.storage import open_store
-
     job = read_job(job_file)
     store = open_store(job.spec.checkpoint.uri).child(job.path)
     result = attempts.finished(store)
     if result is None:
         raise user_error("NotFinished", f"{store.uri} has no result yet.", f"Run it: finetune run {job_file}")
-    _console(sys.stdout).print(
-        summary(result, report=f"{store.uri}/{attempts.REPORT}", result_uri=f"{store.uri}/result")
-    )
+    _console(sys.stdout).print(_summary(result, store.uri, job_file))
+
+
+def _summary(result: RunResult, uri: str, job_file: Path) -> RenderableType:
+    prompt = result.samples[0].prompt if result.samples else "Hello"
+    command = f"finetune predict {shlex.quote(str(job_file))} {shlex.quote(prompt[:60])}"
+    return summary(result, report=f"{uri}/{attempts.REPORT}", result_uri=f"{uri}/result", command=command)
 
 
 def _guarded(command: Callable[[], None]) -> None:
@@ -149,38 +168,8 @@ def _guarded(command: Callable[[], None]) -> None:
         raise typer.Exit(failure.exit_code) from error
 
 
-@contextmanager
-def _quiet(log: Path) -> Iterator[TextIO]:
-    """Everything that this process and its libraries print goes to `log`; yields the terminal as it was."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = [os.dup(1), os.dup(2)]
-    with (
-        log.open("a", encoding="utf-8", buffering=1) as file,
-        os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding) as terminal,
-    ):
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
-        logging.basicConfig(
-            stream=file, level=logging.INFO, force=True, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
-        logging.captureWarnings(True)
-        try:
-            yield terminal
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for descriptor, original in zip((1, 2), saved, strict=True):
-                os.dup2(original, descriptor)
-                os.close(original)
-
-
 def _console(stream: TextIO) -> Console:
     """A console on `stream`. What its encoding cannot show becomes `?`, never an error."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")
     return Console(file=stream, highlight=False)
-
-
-def _log_uri(attempt: Any) -> str:
-    return f"{attempt.store.uri}/{attempt.key}/driver.log"

@@ -1,6 +1,7 @@
 """Where the ranks run: Ray of our own, or a cluster that is there.
 
-In: the spec, `--workers`, RAY_ADDRESS. Out: Ray, connected, and how many ranks on what; ended again when it was started here.
+In: the spec, `--workers`, RAY_ADDRESS. Out: Ray, connected, and how many ranks on what; ended again when it was started
+here.
 """
 
 from __future__ import annotations
@@ -30,19 +31,34 @@ class Cluster:
 
 
 @contextmanager
-def ray_cluster(spec: RunSpec, *, workers: int | None) -> Iterator[Cluster]:
-    """Connect to the cluster of RAY_ADDRESS, or start Ray here and end it afterwards."""
-    embedded = not os.environ.get("RAY_ADDRESS")
+def ray_session(*, cpus: int = 1) -> Iterator[None]:
+    """Connect to the cluster of RAY_ADDRESS, or start Ray here, with room for `cpus` tasks at a time, and end it
+    afterwards."""
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
-    if embedded:
-        cpus = max(os.cpu_count() or 1, (workers or 1) + 1)  # Ray Data starves when the ranks own every CPU (ray#44687)
-        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
-    else:
-        ray.init(**quiet)
+    if is_embedded():
+        quiet |= {"num_cpus": max(os.cpu_count() or 1, cpus), "include_dashboard": False}
+    ray.init(**quiet)
     try:
-        yield _cluster(spec, workers=workers, embedded=embedded)
+        yield
     finally:
         ray.shutdown()
+
+
+def cluster_for(spec: RunSpec, *, workers: int | None) -> Cluster:
+    """How many ranks, on what. On a cluster the spec says so; here `--workers`, or one for each GPU."""
+    if not is_embedded():
+        return Cluster(workers or spec.resources.ranks, spec.resources.gpus_per_worker > 0)
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if gpus and workers and workers > gpus:
+        raise user_error(
+            "NotEnoughGPUs", f"--workers {workers}, but there are {gpus} GPUs.", f"Use --workers {gpus} or fewer."
+        )
+    return Cluster(workers or max(1, gpus), gpus > 0)
+
+
+def is_embedded() -> bool:
+    """Whether Ray is started here rather than found at RAY_ADDRESS."""
+    return not os.environ.get("RAY_ADDRESS")
 
 
 def run_task(function: Callable[[Argument], Result], argument: Argument, *, on_gpu: bool) -> Result:
@@ -50,15 +66,3 @@ def run_task(function: Callable[[Argument], Result], argument: Argument, *, on_g
     task = ray.remote(function).options(num_cpus=1, num_gpus=1 if on_gpu else 0)
     result: Result = ray.get(task.remote(argument))
     return result
-
-
-def _cluster(spec: RunSpec, *, workers: int | None, embedded: bool) -> Cluster:
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if not embedded:
-        on_gpu = spec.resources.gpus_per_worker > 0
-        return Cluster(workers or spec.resources.ranks, on_gpu)
-    if gpus and workers and workers > gpus:
-        raise user_error(
-            "NotEnoughGPUs", f"--workers {workers}, but there are {gpus} GPUs.", f"Use --workers {gpus} or fewer."
-        )
-    return Cluster(workers or max(1, gpus), gpus > 0)

@@ -6,9 +6,14 @@ before anything imports Ray.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 
 def set_up_ray() -> None:
@@ -21,5 +26,34 @@ def set_up_ray() -> None:
         return
     if not os.environ.get("RAY_ADDRESS"):
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        os.environ.setdefault(
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"
+        )  # a process that waits for this node to be drained
     elif "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token" if os.environ.get("RAY_AUTH_TOKEN") else "disabled"
+
+
+@contextmanager
+def quiet(log: Path) -> Iterator[TextIO]:
+    """Everything that this process and its libraries print goes to `log`; yields the terminal as it was."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    with (
+        log.open("a", encoding="utf-8", buffering=1) as file,
+        os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding) as terminal,
+    ):
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+        logging.basicConfig(
+            stream=file, level=logging.INFO, force=True, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        logging.captureWarnings(True)
+        try:
+            yield terminal
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, original in zip((1, 2), saved, strict=True):
+                os.dup2(original, descriptor)
+                os.close(original)

@@ -8,7 +8,7 @@ torch is imported there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,10 @@ def _answers(task: Finish, base: Path, folder: Path, trained: ArtifactFormat) ->
         model = load_language_model(base, adapter=folder, trust_remote_code=trust)
         before, after = _ask(model, task, base=True), _ask(model, task)
     else:
-        before = _ask(load_language_model(base, trust_remote_code=trust), task)
-        after = _ask(load_language_model(folder, trust_remote_code=trust), task)
+        tuned = load_language_model(folder, trust_remote_code=trust)
+        after = _ask(tuned, task)
+        # The tuned model's tokenizer has the run's chat template.
+        before = _ask(replace(load_language_model(base, trust_remote_code=trust), tokenizer=tuned.tokenizer), task)
     return [
         Sample(prompt=prompt, base=old, tuned=new) for prompt, old, new in zip(task.prompts, before, after, strict=True)
     ]

@@ -23,6 +23,7 @@ from typing import Any
 
 import ray
 
+from finetune_training.cluster import is_embedded
 from finetune_training.failure import Failure, FinetuneError, classify, infrastructure_error
 from finetune_training.progress import Event, Report, Trained
 from finetune_training.worker import Context, Task, train
@@ -221,11 +222,7 @@ def _log_of_rank(rank: int, task: Task, logs: str) -> Iterator[None]:
 
 def _ray_storage(task: Task) -> str:
     """Ray Train wants a place that every node sees, though it keeps nothing there that we use."""
-    return (
-        str(task.staging / "ray")
-        if not os.environ.get("RAY_ADDRESS")
-        else f"{task.store.uri}/attempts/{task.attempt}/ray"
-    )
+    return str(task.staging / "ray") if is_embedded() else f"{task.store.uri}/attempts/{task.attempt}/ray"
 
 
 @contextmanager

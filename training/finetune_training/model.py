@@ -13,8 +13,9 @@ from typing import Any
 import deepspeed
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from finetune_training import tokenizer as tokenizers
 from finetune_training.failure import user_error
 from finetune_training.spec import MethodType, Precision, RunSpec
 
@@ -23,19 +24,15 @@ DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
 FLATTENED = ("flash_attention_2", "flash_attention_3")
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`, with a padding token."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise user_error(
-            "TokenizerNotLoadable",
-            f"{folder} has no tokenizer that transformers can load.",
-            _remote_code(error),
-            detail=str(error)[:600],
-        ) from error
+def load_tokenizer(folder: Path, spec: RunSpec) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`, with a padding token and the run's chat template: it goes with the trained weights."""
+    tokenizer: PreTrainedTokenizerBase = tokenizers.load_tokenizer(
+        folder, trust_remote_code=spec.model.trust_remote_code
+    )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if spec.dataset.chat_template:
+        tokenizer.chat_template = spec.dataset.chat_template
     return tokenizer
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_training.attempt import REPORT, RESULT, Attempt, located, pinned_revision, versions
-from finetune_training.cluster import Cluster, ray_cluster, run_task
+from finetune_training.attempt import REPORT, RESULT, Attempt, Request, located, pinned_revision, versions
+from finetune_training.cluster import Cluster, cluster_for, ray_session, run_task
 from finetune_training.engine import batch_of
 from finetune_training.failure import Failure, FailureClass, FinetuneError
 from finetune_training.fetch import default_cache, fetch_tokenizer
@@ -30,15 +29,6 @@ from finetune_training.shards import DataManifest
 from finetune_training.spec import ArtifactFormat, Job
 from finetune_training.storage import open_store
 from finetune_training.worker import Task
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `finetune run` was asked to do. `job` as the user wrote it, `text` the file's text."""
-
-    job: Job
-    text: str
-    workers: int | None = None
 
 
 def execute(request: Request, attempt: Attempt, sink: Sink) -> RunResult:
@@ -67,10 +57,12 @@ class _Run:
     def _execute(self) -> RunResult:
         job, tokenizer_folder = self._resolve()
         self._tell(StageStarted(Stage.PREPARING, "starting Ray"))
+        # One CPU more than the ranks take: Ray Data starves without it (ray#44687).
         with (
-            ray_cluster(job.spec, workers=self._request.workers) as cluster,
+            ray_session(cpus=(self._request.workers or 1) + 1),
             tempfile.TemporaryDirectory(prefix="finetune-") as staging,
         ):
+            cluster = cluster_for(job.spec, workers=self._request.workers)
             batch_of(job.spec, ranks=cluster.ranks)
             self._tell(StageStarted(Stage.PREPARING, "the data"))
             data = prepare(job.spec, store=self._store.child("data"), model_folder=tokenizer_folder, report=self._tell)
@@ -88,6 +80,8 @@ class _Run:
     def _resolve(self) -> tuple[Job, Path]:
         """The job with absolute paths and a revision that does not move, and the folder of its tokenizer."""
         job = located(self._request.job)
+        if self._request.workers:  # known before Ray is: say so at once
+            batch_of(job.spec, ranks=self._request.workers)
         self._tell(StageStarted(Stage.PREPARING, "the tokenizer"))
         fetched = fetch_tokenizer(job.spec.model, cache=default_cache())
         revision = pinned_revision(self._store, fetched.revision)

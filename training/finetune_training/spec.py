@@ -163,7 +163,8 @@ class DatasetSpec(_Model):
     """Where the held-out rows come from."""
     kind: RowKind = RowKind.AUTO
     """What a row holds. Auto looks at the columns: `messages` or ShareGPT's `conversations`; `prompt` and `completion`
-    or Alpaca's `instruction` and `output`; `text`."""
+    or Alpaca's `instruction` and `output`; `text`. Messages also takes the columns of PromptCompletion: they become two
+    turns."""
     columns: Columns = Columns()
     """Names of the columns, where they differ."""
     chat_template: str = ""

@@ -6,7 +6,6 @@ In: a `RunResult` or a `Failure`. Out: text for people, at any width and in any 
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from io import TextIOWrapper
 
@@ -30,9 +29,9 @@ def open_console(*, stderr: bool = False) -> Console:
     return console
 
 
-def summary(result: RunResult, *, report: str, result_uri: str) -> RenderableType:
-    """What came of a run, on one screen: scores, one prompt with its answers, where all is, what to do next."""
-    return _Summary(result, report, result_uri)
+def summary(result: RunResult, *, report: str, result_uri: str, command: str) -> RenderableType:
+    """What came of a run, on one screen: scores, one prompt with its answers, where all is, the `command` to try next."""
+    return _Summary(result, report, result_uri, command)
 
 
 def show_failure(failure: Failure, *, log: str | None, console: Console | None = None) -> None:
@@ -69,6 +68,7 @@ class _Summary:
     result: RunResult
     report: str
     result_uri: str
+    command: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         result, encoding = self.result, options.encoding
@@ -86,9 +86,8 @@ class _Summary:
 
     def _places(self, encoding: str) -> Table:
         table = _labelled()
-        command = f"finetune predict {shlex.quote(self.result_uri)} 'Hello'"
-        for name, text in (("Result", self.result_uri), ("Report", self.report), ("Next", command)):
-            table.add_row(name, Text(wording.printable(text, encoding), "cyan" if text == command else ""))
+        for name, text in (("Result", self.result_uri), ("Report", self.report), ("Next", self.command)):
+            table.add_row(name, Text(wording.printable(text, encoding), "cyan" if name == "Next" else ""))
         return table
 
 

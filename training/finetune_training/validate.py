@@ -42,4 +42,4 @@ def plan_text(job: Job, *, ranks: int | None) -> str:
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
     config = deepspeed_config(spec, ranks=ranks, on_gpu=on_gpu)
-    return "\n".join([*lines, "", "DeepSpeed config:", json.dumps(config, indent=2)])
+    return "\n".join([*lines, "", f"DeepSpeed config on {'GPUs' if on_gpu else 'CPUs'}:", json.dumps(config, indent=2)])

@@ -156,7 +156,7 @@ def _build(task: Task, world: World, steps: Any, model_folder: Path) -> Any:
     trainer = objective.sft_trainer(
         spec,
         model=load_model(model_folder, spec),
-        tokenizer=load_tokenizer(model_folder, trust_remote_code=spec.model.trust_remote_code),
+        tokenizer=load_tokenizer(model_folder, spec),
         args=args,
         plan=plan,
         train=_dataset(task, world, task.data.train),

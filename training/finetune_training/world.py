@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
-import torch.distributed as dist
-
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 
@@ -44,12 +42,16 @@ class TorchWorld:
     @classmethod
     def create(cls) -> TorchWorld:
         """Collective: after `init_process_group`, on every rank."""
+        import torch.distributed as dist  # here, because the driver knows this room too and needs no torch
+
         group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         return cls(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), group)
 
     def gather(self, value: T) -> list[T]:
         if self.size == 1:
             return [value]
+        import torch.distributed as dist
+
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.group)
         return values

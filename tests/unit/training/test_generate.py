@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from finetune_training.failure import FailureClass, FinetuneError
-from finetune_training.generate import LanguageModel, Sampling, encode, load_language_model, stop_tokens
-from tests.tiny import CHATML, CHATML_MARKED, write_model, write_tokenizer
+from finetune_training.generate import LanguageModel, Sampling, load_language_model, stop_tokens
+from finetune_training.prompts import encode
+from tests.tiny import CHATML, CHATML_MARKED, write_model
 
 PROMPTS = ["Love", "Shall I compare thee to a summer's day?", "So long as men can breathe or eyes can see,", "O no!"]
 SHORT = Sampling(max_new_tokens=12)
@@ -79,18 +80,6 @@ def test_the_base_answers_below_its_adapter(tmp_path: Path) -> None:
     plain = load_language_model(base).answer(PROMPTS, sampling=SHORT)
     assert tuned.answer(PROMPTS, sampling=SHORT, base=True) == plain
     assert tuned.answer(PROMPTS, sampling=SHORT) != plain
-
-
-def test_a_text_is_one_message_of_the_user_where_there_is_a_template(tmp_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(write_tokenizer(tmp_path / "chat"))
-    asked = "<|im_start|>user\nLove?<|im_end|>\n<|im_start|>assistant\n"
-    assert tokenizer.decode(encode(tokenizer, "Love?", chat=True)) == asked
-    assert encode(tokenizer, [{"role": "user", "content": "Love?"}], chat=False) == encode(
-        tokenizer, "Love?", chat=True
-    )
-    assert tokenizer.decode(encode(tokenizer, "Love?", chat=False)) == "Love?"
-    plain = AutoTokenizer.from_pretrained(write_tokenizer(tmp_path / "plain", chat_template=None))
-    assert plain.decode(encode(plain, "Love?", chat=True)) == "Love?"
 
 
 @pytest.mark.parametrize("template", [CHATML, CHATML_MARKED])

@@ -58,7 +58,8 @@ def test_every_kind_of_tokenizer_is_one(tokenizer: list[str]) -> None:
 
 def test_an_adapter_is_a_model_only_where_its_base_is_known() -> None:
     names = ["adapter_config.json", "adapter_model.safetensors", "README.md"]
-    assert choose(names, parts=Parts.MODEL_OR_ADAPTER) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert choose(names, parts=Parts.TOKENIZER_OR_ADAPTER) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert choose([*SMALL, "model.safetensors"], parts=Parts.TOKENIZER_OR_ADAPTER) == sorted(SMALL)
     assert refused(names) == ("ModelIsAdapter", "hf://someone/model is a LoRA adapter")
 
 

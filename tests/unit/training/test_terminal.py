@@ -44,7 +44,14 @@ def written(to: Console) -> str:
 
 def summarised(to: Console | None = None, **different: Any) -> str:
     to = to or console()
-    to.print(summary(result(**different), report="runs/s/result/report.html", result_uri="runs/my run/result"))
+    to.print(
+        summary(
+            result(**different),
+            report="runs/s/result/report.html",
+            result_uri="runs/my run/result",
+            command="finetune predict job.yaml Hello",
+        )
+    )
     return "\n".join(line.rstrip() for line in written(to).splitlines())
 
 
@@ -69,7 +76,7 @@ def test_the_summary_says_how_good_what_it_says_and_where_it_is() -> None:
         "\n"
         "Result  runs/my run/result\n"
         "Report  runs/s/result/report.html\n"
-        "Next    finetune predict 'runs/my run/result' 'Hello'"
+        "Next    finetune predict job.yaml Hello"
     )
 
 

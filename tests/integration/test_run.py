@@ -1,0 +1,150 @@
+"""`finetune run` from end to end: real Ray, real DeepSpeed, real stores."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from finetune_training.result import RunResult
+from finetune_training.storage import open_store
+from tests.cli import command, environment, finetune, write_job, write_rows
+from tests.tiny import write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "llama", "llama")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl")
+
+
+def start(folder: Path, job: Path) -> subprocess.Popen[str]:
+    """A run in a process group of its own, as a terminal would start it."""
+    return subprocess.Popen(
+        command("run", str(job)), cwd=folder, env=environment(), text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """What the process prints, up to the line that has `text`."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"the process ended before it printed {text!r}:\n{seen}")
+
+
+def metrics(folder: Path, attempt: int) -> list[dict[str, Any]]:
+    path = folder / "runs" / "tiny" / "attempts" / str(attempt) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_two_workers_train_from_s3_to_s3_and_know_when_they_are_done(
+    model: Path, rows: Path, s3_prefix: str, tmp_path: Path
+) -> None:
+    data = open_store(f"{s3_prefix}/data")
+    data.upload(rows, "rows.jsonl")
+    for file in model.iterdir():
+        open_store(f"{s3_prefix}/model").upload(file, file.name)
+    job = write_job(
+        tmp_path,
+        model=f"{s3_prefix}/model",
+        data=f"{s3_prefix}/data/*.jsonl",
+        checkpoint={"uri": f"{s3_prefix}/runs"},
+        output=[{"format": "Adapter"}, {"format": "Merged", "uri": f"{s3_prefix}/out"}],
+    )
+    cache = {"FINETUNE_CACHE": str(tmp_path / "cache")}
+    ended = finetune(tmp_path, "run", str(job), "--workers", "2", **cache)
+    assert ended.code == 0, ended.output
+    assert "held-out loss" in ended.output
+    store = open_store(f"{s3_prefix}/runs/tiny")
+    keys = {entry.key for entry in store.entries()}
+    assert {"result/metrics.json", "result/report.html", "result/adapter/adapter_model.safetensors"} <= keys
+    assert {
+        "attempts/1/driver.log",
+        "attempts/1/rank-0.log",
+        "attempts/1/rank-1.log",
+        "attempts/1/metrics.jsonl",
+    } <= keys
+    assert {"checkpoints/step-00000003-a1/manifest.json", "checkpoints/step-00000006-a1/manifest.json"} <= keys
+    assert {"config.json", "model.safetensors", "README.md"} <= {
+        entry.key for entry in open_store(f"{s3_prefix}/out").entries()
+    }
+    result = RunResult.from_json(store.get("result/metrics.json") or b"")
+    assert result.steps == 6
+    assert result.evaluation.baseline is not None
+    assert result.evaluation.tuned is not None
+    assert result.evaluation.tuned.loss < result.evaluation.baseline.loss
+    assert {artifact.format for artifact in result.artifacts} == {"Adapter", "Merged"}
+    assert result.samples[0].base is not None
+
+    again = finetune(tmp_path, "run", str(job), "--workers", "2", **cache)
+    assert (again.code, "is done already" in again.output) == (0, True), again.output
+    assert store.get("attempts/2/claim") is None
+
+    write_job(
+        tmp_path, model=f"{s3_prefix}/model", data=f"{s3_prefix}/data/*.jsonl", checkpoint={"uri": f"{s3_prefix}/runs"}
+    )
+    changed = finetune(tmp_path, "run", str(job))
+    assert changed.code == 2
+    assert "JobChanged" in changed.output
+    assert "spec.output" in changed.output
+
+
+def test_ctrl_c_saves_a_checkpoint_and_the_next_run_goes_on_from_it(model: Path, rows: Path, tmp_path: Path) -> None:
+    job = write_job(tmp_path, model=model, data=rows, training={"maxSteps": 60}, checkpoint={"everySteps": 0})
+    process = start(tmp_path, job)
+    read_until(process, "Step 1/60")
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "Run the same command again" in output
+    stopped = max(record["step"] for record in metrics(tmp_path, 1) if record["event"] == "Step")
+    assert stopped < 60
+    folder = tmp_path / "runs" / "tiny"
+    assert (folder / "checkpoints" / f"step-{stopped:08d}-a1" / "manifest.json").exists()
+    assert json.loads((folder / "attempts" / "1" / "failure.json").read_text())["class"] == "Interrupted"
+
+    ended = finetune(tmp_path, "run", str(job))
+    assert ended.code == 0, ended.output
+    steps = [record["step"] for record in metrics(tmp_path, 2) if record["event"] == "Step"]
+    assert steps == list(range(stopped + 1, 61))
+    assert RunResult.from_json((folder / "result" / "metrics.json").read_bytes()).resumed_from_step == stopped
+
+    fresh = finetune(tmp_path, "run", str(job), "--fresh")
+    assert fresh.code == 0, fresh.output
+    assert [record["step"] for record in metrics(tmp_path, 1) if record["event"] == "Step"] == list(range(1, 61))
+
+
+def test_a_rank_that_is_killed_is_named_and_the_run_resumes(model: Path, rows: Path, tmp_path: Path) -> None:
+    job = write_job(tmp_path, model=model, data=rows, training={"maxSteps": 60}, checkpoint={"everySteps": 2})
+    process = start(tmp_path, job)
+    read_until(process, "checkpoint saved")
+    ranks = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "RayTrainWorker" in child.name() + "".join(child.cmdline())
+    ]
+    assert len(ranks) == 1
+    ranks[0].kill()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 5, output
+    assert "Infrastructure" in output
+    assert "resumes from the last checkpoint" in " ".join(output.split())
+    ended = finetune(tmp_path, "run", str(job))
+    assert ended.code == 0, ended.output
+    assert metrics(tmp_path, 2)[-1]["stage"] == "Succeeded"
+    assert any(record["event"] == "Resumed" for record in metrics(tmp_path, 2))
