@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from finetune_training.attempt import finished
+from finetune_training.attempt import finished, located
 from finetune_training.environment import quiet, set_up_ray
 from finetune_training.failure import user_error
 from finetune_training.fetch import default_cache
@@ -76,7 +76,7 @@ def _resolve(question: Question) -> tuple[Target, bool]:
     if not question.target.endswith((".yaml", ".yml")):
         chat = True if question.chat is None else question.chat
         return target_of(question.target, cache=default_cache()), chat
-    job = read_job(Path(question.target))
+    job = located(read_job(Path(question.target)))
     store = open_store(job.spec.checkpoint.uri).child(job.path)
     result = finished(store)
     if result is None:

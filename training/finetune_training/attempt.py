@@ -25,9 +25,14 @@ from finetune_training.storage import Store, local_path, open_store
 
 RESULT = "result/metrics.json"
 REPORT = "result/report.html"
+RESOLVED = "resolved.json"
 PACKAGES = ("finetune-training", "ray", "torch", "transformers", "trl", "peft", "deepspeed", "accelerate")
 # Where and how the run is done, not what is trained: may differ between attempts.
-_MAY_CHANGE = {"resources": True, "checkpoint": True}
+_MAY_CHANGE: Any = {
+    "resources": True,
+    "checkpoint": True,
+    "training": {"micro_batch_size", "gradient_checkpointing"},
+}
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,9 @@ def finished(store: Store) -> RunResult | None:
 
 def start_anew(store: Store) -> None:
     """Forget all attempts, checkpoints and results of a run. Prepared data stays: its name says what is in it."""
-    for entry in store.entries():
-        if not entry.key.startswith("data/"):
-            store.delete([entry.key])
+    for folder in ("result", "checkpoints", "attempts"):
+        store.delete_folder(folder)
+    store.delete(["job.yaml", "spec.json", RESOLVED])
 
 
 def remember(store: Store, job: Job, job_yaml: str) -> None:
@@ -97,14 +102,32 @@ def remember(store: Store, job: Job, job_yaml: str) -> None:
         )
 
 
-def pinned_revision(store: Store, revision: str) -> str:
-    """The model revision that the first attempt resolved, so that a branch that moves does not change a run under way."""
-    if store.create(
-        "resolved.json", json.dumps({"model": {"revision": revision}, "versions": versions()}, indent=2).encode()
-    ):
-        return revision
-    resolved: dict[str, Any] = json.loads(store.get("resolved.json") or b"{}")
-    return str(resolved["model"]["revision"])
+@dataclass(frozen=True)
+class Resolved:
+    """What names in the job stood for when the run began: a branch that moves or a source that grows changes no run
+    under way."""
+
+    model_revision: str
+    data_fingerprint: str
+
+
+def resolved(store: Store) -> Resolved | None:
+    """What an earlier attempt resolved."""
+    text = store.get(RESOLVED)
+    if text is None:
+        return None
+    body = json.loads(text)
+    return Resolved(body["model"]["revision"], body["data"]["fingerprint"])
+
+
+def resolve(store: Store, found: Resolved) -> None:
+    """Keep what the first attempt found."""
+    body = {
+        "model": {"revision": found.model_revision},
+        "data": {"fingerprint": found.data_fingerprint},
+        "versions": versions(),
+    }
+    store.create(RESOLVED, json.dumps(body, indent=2).encode())
 
 
 def claim(store: Store) -> Attempt:

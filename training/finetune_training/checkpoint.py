@@ -27,6 +27,14 @@ from finetune_training.storage import Store
 from finetune_training.world import World
 
 FOLDER = "checkpoints"
+_MUST_AGREE = {
+    "world_size": "number of ranks",
+    "zero_stage": "ZeRO stage",
+    "method": "method",
+    "seed": "seed",
+    "global_batch_size": "global batch size",
+    "data_fingerprint": "data fingerprint",
+}
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{8})-a(\d+)")
 
@@ -44,7 +52,7 @@ class CheckpointFile(_Record):
 
 
 class Facts(_Record):
-    """What a checkpoint depends on. One that differs in `world_size`, `zero_stage` or `method` cannot be loaded as it
+    """What a checkpoint depends on. One that differs in more than the attempt and the versions cannot be loaded as it
     is."""
 
     attempt: int
@@ -81,7 +89,8 @@ class Restored:
 def committed(store: Store) -> list[str]:
     """Names of the checkpoints in `store` (a run's folder) that have a manifest, newest first."""
     found = {entry.key.split("/")[1] for entry in store.entries(FOLDER) if entry.key.endswith(f"/{MANIFEST}")}
-    return sorted((name for name in found if _NAME.fullmatch(name)), reverse=True)
+    named = [(match, name) for name in found if (match := _NAME.fullmatch(name))]
+    return [name for _, name in sorted(named, key=lambda pair: (int(pair[0][1]), int(pair[0][2])), reverse=True)]
 
 
 class Checkpointer:
@@ -168,7 +177,7 @@ class Checkpointer:
         for name in committed(self._store)[self._keep :]:
             manifest = f"{FOLDER}/{name}/{MANIFEST}"
             self._store.delete([manifest])
-            self._store.delete([entry.key for entry in self._store.entries(f"{FOLDER}/{name}")])
+            self._store.delete_folder(f"{FOLDER}/{name}")
 
 
 @dataclass(frozen=True)
@@ -238,12 +247,12 @@ def _fetch(store: Store, name: str, cache: Path) -> CheckpointManifest | str:
 
 
 def _check_fit(then: Facts, now: Facts, name: str) -> None:
-    for field, what in (("world_size", "ranks"), ("zero_stage", "ZeRO stage"), ("method", "method")):
+    for field, what in _MUST_AGREE.items():
         if getattr(then, field) != getattr(now, field):
             raise user_error(
                 "CheckpointDoesNotFit",
-                f"Checkpoint {name} was written with {what} {getattr(then, field)}, this run has {getattr(now, field)}.",
-                f"Run with {what} {getattr(then, field)} (--workers), or start anew with --fresh.",
+                f"Checkpoint {name} has another {what}: {getattr(then, field)}; this attempt has {getattr(now, field)}.",
+                "Run it as it was (the number of ranks is --workers), or start anew with --fresh.",
             )
 
 

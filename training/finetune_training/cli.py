@@ -9,7 +9,9 @@ from __future__ import annotations
 import faulthandler
 import json
 import logging
+import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -53,7 +55,12 @@ def run(
 
 
 @app.command()
-def validate(job_file: JobFile, workers: Workers = None) -> None:
+def validate(
+    job_file: JobFile,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Ranks. Default: as spec.resources says.")
+    ] = None,
+) -> None:
     """Check the file, and print what would be done: batches, ranks, the DeepSpeed config."""
     _guarded(lambda: print(plan_text(read_job(job_file), ranks=workers)))
 
@@ -126,6 +133,7 @@ def _run(job_file: Path, workers: int | None, *, fresh: bool) -> None:
 
 def _attempt(request: Request, attempt: Attempt, console: Console) -> RunResult:
     set_up_ray()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, with Ray ended too
     from finetune_training.run import execute
 
     try:
@@ -160,6 +168,9 @@ def _guarded(command: Callable[[], None]) -> None:
         command()
     except typer.Exit:
         raise
+    except BrokenPipeError:  # `finetune validate job.yaml | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise typer.Exit(1) from None
     except (Exception, KeyboardInterrupt) as error:
         failure = classify(error)
         show_failure(failure, log=None)

@@ -94,6 +94,13 @@ _BY_TYPE: dict[str, tuple[FailureClass, str]] = {
     "ray.exceptions.ActorUnavailableError": (FailureClass.INFRASTRUCTURE, "ClusterLost"),
     "ray.exceptions.RaySystemError": (FailureClass.INFRASTRUCTURE, "ClusterLost"),
     "ray.exceptions.RpcError": (FailureClass.INFRASTRUCTURE, "ClusterLost"),
+    "ray.train.v2._internal.exceptions.WorkerHealthCheckFailedError": (FailureClass.INFRASTRUCTURE, "WorkerLost"),
+    "ray.train.v2._internal.exceptions.WorkerHealthCheckTimeoutError": (FailureClass.INFRASTRUCTURE, "WorkerLost"),
+    "ray.train.v2._internal.exceptions.WorkerGroupStartupTimeoutError": (
+        FailureClass.INFRASTRUCTURE,
+        "ClusterTooSmall",
+    ),
+    "ray.train.v2._internal.exceptions.WorkerGroupStartupFailedError": (FailureClass.INFRASTRUCTURE, "WorkerLost"),
     "ray.exceptions.WorkerCrashedError": (FailureClass.INFRASTRUCTURE, "WorkerLost"),
     "ray.exceptions.NodeDiedError": (FailureClass.INFRASTRUCTURE, "NodeLost"),
     "ray.exceptions.ObjectLostError": (FailureClass.INFRASTRUCTURE, "NodeLost"),
@@ -117,8 +124,9 @@ _BY_TEXT: tuple[tuple[str, FailureClass, str], ...] = (
 _RESUME = "Run the same command again: it resumes from the last checkpoint."
 _REMEDIES = {
     "OutOfMemory": (
-        "Lower spec.training.microBatchSize or spec.dataset.maxLength, set spec.training.gradientCheckpointing, "
-        "or raise spec.deepspeed.stage and set spec.deepspeed.offload."
+        "Lower spec.training.microBatchSize or set spec.training.gradientCheckpointing, and run the same command again. "
+        "If that is not enough: raise spec.deepspeed.stage, set spec.deepspeed.offload or lower spec.dataset.maxLength, "
+        "and start anew with --fresh."
     ),
     "DiskFull": "Free space on that disk, then run the same command again: it resumes from the last checkpoint.",
     "Unknown": "This looks like a bug. The traceback is in the log.",

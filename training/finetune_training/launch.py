@@ -17,7 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import ray
 
 from finetune_training.cluster import is_embedded
 from finetune_training.failure import Failure, FinetuneError, classify, infrastructure_error
-from finetune_training.progress import Event, Report, Trained
+from finetune_training.progress import Event, Report, Trained, Warned
 from finetune_training.worker import Context, Task, train
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,13 @@ class RankFailed:
     traceback: str
 
 
+@dataclass(frozen=True)
+class StopAsked:
+    """The user, or the machine, wants the run to stop."""
+
+
 _LAST = None
-Message = Report | RankFailed | None
+Message = Report | RankFailed | StopAsked | None
 
 
 def launch(task: Task, *, logs: Path, on_event: Callable[[Event], None]) -> Trained:
@@ -53,7 +58,7 @@ def launch(task: Task, *, logs: Path, on_event: Callable[[Event], None]) -> Trai
         threading.Thread(target=_pump, args=(line, messages), name="events", daemon=True),
         threading.Thread(target=_fit, args=(task, line, logs, outcome), name="ray-train", daemon=True),
     ]
-    with _sigterm_interrupts():
+    with _signals_to(messages):
         for thread in threads:
             thread.start()
         trained, failed = _listen(messages, on_event, stop=lambda: line.stop.remote())
@@ -68,19 +73,13 @@ def _listen(
 ) -> tuple[Trained | None, list[RankFailed]]:
     trained: Trained | None = None
     failed: list[RankFailed] = []
-    stopping = False
     while True:
-        try:
-            message = messages.get()
-        except KeyboardInterrupt:
-            if stopping:
-                raise
-            stopping = True
-            stop()
-            continue
-        match message:
+        match message := messages.get():
             case None:
                 return trained, failed
+            case StopAsked():
+                on_event(Warned("Asked to stop: saving a checkpoint after this step. Once more stops at once."))
+                stop()
             case RankFailed():
                 failed.append(message)
                 logger.error("Rank %s failed:\n%s", message.failure.rank, message.traceback)
@@ -93,7 +92,7 @@ def _listen(
 def _first_cause(failed: list[RankFailed], outcome: list[BaseException]) -> Failure:
     """Of several failures the one that explains the others: a rank that is gone makes its peers' collectives fail."""
     failures = [report.failure for report in failed]
-    failures += [classify(error, rank=rank) for problem in outcome for rank, error in _by_rank(problem)]
+    failures += [_lost(classify(error, rank=rank)) for problem in outcome for rank, error in _by_rank(problem)]
     consequences = ("Collective", "Unknown")
     return (
         next((failure for failure in failures if failure.reason not in consequences), failures[0])
@@ -105,6 +104,15 @@ def _first_cause(failed: list[RankFailed], outcome: list[BaseException]) -> Fail
 def _by_rank(problem: BaseException) -> list[tuple[int | None, BaseException]]:
     ranks: dict[int, BaseException] = getattr(problem, "worker_failures", None) or {}
     return list(ranks.items()) or [(None, problem)]
+
+
+def _lost(failure: Failure) -> Failure:
+    """Ray tells all that it knows of a worker; the user needs to know that it is gone."""
+    if failure.reason != "WorkerLost" or failure.rank is None:
+        return failure
+    return replace(
+        failure, message=f"Rank {failure.rank} is gone: its process died without a word.", detail=failure.message
+    )
 
 
 def _silent() -> Failure:
@@ -226,14 +234,19 @@ def _ray_storage(task: Task) -> str:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM (what Kubernetes sends) means the same as Ctrl-C."""
+def _signals_to(messages: queue.SimpleQueue[Message]) -> Iterator[None]:
+    """Ctrl-C, and SIGTERM (what Kubernetes sends): the first is a message like others, wherever this thread is; the next
+    ends it at once."""
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def ask(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.default_int_handler)
+        messages.put(StopAsked())
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, ask) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -40,9 +40,8 @@ def prepare(spec: RunSpec, *, store: Store, model_folder: Path, report: Report) 
     files = open_sources(spec.dataset)
     name = fingerprint(spec, files, tokenizer_digest=digest(model_folder))
     folder = store.child(name)
-    found = folder.get(MANIFEST)
-    if found is not None:
-        return DataManifest.from_json(found)
+    if found := prepared(store, name):
+        return found
     size = sum(file.file.size for file in files)
     report(StageStarted(Stage.PREPARING, f"{len(files)} files, {size / 2**20:,.1f} MiB"))
     try:
@@ -55,6 +54,12 @@ def prepare(spec: RunSpec, *, store: Store, model_folder: Path, report: Report) 
     if not folder.create(MANIFEST, manifest.to_json()):
         return DataManifest.from_json(folder.get(MANIFEST) or manifest.to_json())  # another attempt was quicker
     return manifest
+
+
+def prepared(store: Store, name: str) -> DataManifest | None:
+    """The data of that fingerprint, when it is there whole."""
+    text = store.child(name).get(MANIFEST)
+    return None if text is None else DataManifest.from_json(text)
 
 
 def fingerprint(spec: RunSpec, files: Sequence[SourceFile], *, tokenizer_digest: str) -> str:

@@ -12,7 +12,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from finetune_training.attempt import REPORT, RESULT, Attempt, Request, located, pinned_revision, versions
+from finetune_training.attempt import (
+    REPORT,
+    RESULT,
+    Attempt,
+    Request,
+    Resolved,
+    located,
+    resolve,
+    resolved,
+    versions,
+)
 from finetune_training.cluster import Cluster, cluster_for, ray_session, run_task
 from finetune_training.engine import batch_of
 from finetune_training.failure import Failure, FailureClass, FinetuneError
@@ -21,7 +31,7 @@ from finetune_training.finish import Finish, Finished, finish
 from finetune_training.history import History, read_history
 from finetune_training.launch import launch
 from finetune_training.model_card import render_model_card
-from finetune_training.prepare import prepare
+from finetune_training.prepare import prepare, prepared
 from finetune_training.progress import Evaluated, Event, MetricsFile, Resumed, Sink, Stage, StageStarted, Trained
 from finetune_training.report import ReportInputs, render_report
 from finetune_training.result import Evaluations, RunResult, Scores
@@ -45,6 +55,7 @@ class _Run:
         self._request, self._attempt, self._sinks = request, attempt, sinks
         self._store = attempt.store
         self._started = time.time()
+        self._resolved = resolved(self._store)
         self._resumed_from: int | None = None
 
     def execute(self) -> RunResult:
@@ -65,7 +76,7 @@ class _Run:
             cluster = cluster_for(job.spec, workers=self._request.workers)
             batch_of(job.spec, ranks=cluster.ranks)
             self._tell(StageStarted(Stage.PREPARING, "the data"))
-            data = prepare(job.spec, store=self._store.child("data"), model_folder=tokenizer_folder, report=self._tell)
+            data = self._data(job, tokenizer_folder)
             task = self._task(job, data, cluster, Path(staging))
             self._tell(StageStarted(Stage.STARTING, _describe(cluster)))
             trained = launch(task, logs=self._attempt.folder, on_event=self._tell)
@@ -83,15 +94,20 @@ class _Run:
         if self._request.workers:  # known before Ray is: say so at once
             batch_of(job.spec, ranks=self._request.workers)
         self._tell(StageStarted(Stage.PREPARING, "the tokenizer"))
+        on_hub = job.spec.model.uri.startswith("hf://")
+        if on_hub and self._resolved:
+            job = _with_revision(job, self._resolved.model_revision)
         fetched = fetch_tokenizer(job.spec.model, cache=default_cache())
-        revision = pinned_revision(self._store, fetched.revision)
-        if not job.spec.model.uri.startswith("hf://"):
-            return job, fetched.folder
-        model = job.spec.model.model_copy(update={"revision": revision})
-        folder = (
-            fetched.folder if revision == fetched.revision else fetch_tokenizer(model, cache=default_cache()).folder
-        )
-        return job.model_copy(update={"spec": job.spec.model_copy(update={"model": model})}), folder
+        return (_with_revision(job, fetched.revision) if on_hub else job), fetched.folder
+
+    def _data(self, job: Job, tokenizer_folder: Path) -> DataManifest:
+        """The run's data: what the first attempt prepared, whatever has become of the sources since."""
+        store = self._store.child("data")
+        if self._resolved and (found := prepared(store, self._resolved.data_fingerprint)):
+            return found
+        data = prepare(job.spec, store=store, model_folder=tokenizer_folder, report=self._tell)
+        resolve(self._store, Resolved(job.spec.model.revision, data.fingerprint))
+        return data
 
     def _task(self, job: Job, data: DataManifest, cluster: Cluster, staging: Path) -> Task:
         return Task(
@@ -166,6 +182,11 @@ class _Run:
             self._resumed_from = event.step
         for sink in self._sinks:
             sink.show(event)
+
+
+def _with_revision(job: Job, revision: str) -> Job:
+    model = job.spec.model.model_copy(update={"revision": revision})
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"model": model})})
 
 
 def _describe(cluster: Cluster) -> str:

@@ -70,6 +70,11 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         if self._spec.dataset.packing:
             vocabulary = min(len(self.trainer.processing_class), self.trainer.model.config.get_text_config().vocab_size)
             check_isolation(self.trainer.model_wrapped, vocabulary=vocabulary, device=args.device)
+        if (
+            self.baseline and self._world.rank == 0
+        ):  # known from the checkpoint; this attempt's metrics should have it too
+            scores = self.baseline
+            self._report(Evaluated(0, scores.loss, scores.perplexity, scores.supervised_tokens, baseline=True))
         if state.global_step == 0 and self._spec.evaluation.baseline and self._validation is not None:
             self.baseline = self.evaluate(baseline=True)
         if self._world.rank == 0:

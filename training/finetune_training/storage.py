@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -181,6 +182,15 @@ class Store:
                     obstore.delete(self._client, key)
             except FileNotFoundError:
                 continue
+
+    def delete_folder(self, prefix: str) -> None:
+        """Delete all objects below `prefix`."""
+        folder = self.folder
+        if folder is None:
+            self.delete([entry.key for entry in self.entries(prefix)])
+        elif (folder / prefix).is_dir():
+            with translated(self._at(prefix)):
+                shutil.rmtree(folder / prefix)
 
     def probe(self) -> None:
         """Write and delete a small object, so that a store that cannot be written is found before any work is done."""

@@ -28,8 +28,8 @@ from finetune_training.world import TorchWorld, World
 
 @dataclass(frozen=True)
 class Task:
-    """What the ranks are to do. `job` has its local URIs made absolute and the model's revision pinned; `base_uri` is
-    the model's as the user wrote it; `store` is the run's folder; `cache` and `staging` are folders on each node."""
+    """What the ranks are to do. `job` has its local URIs made absolute and the model's revision pinned; `base` is
+    the model as the user wrote it; `store` is the run's folder; `cache` and `staging` are folders on each node."""
 
     job: Job
     base: ModelSpec
@@ -78,7 +78,7 @@ def train(task: Task, context: Context) -> None:
     world = _join(task, context)
     say = context.report if context.rank == 0 else (lambda _: False)
     say(StageStarted(Stage.STARTING, "loading the model"))
-    model_folder = _first_of_node(world, lambda: fetch_model(task.job.spec.model, cache=task.cache / "models").folder)
+    model_folder = _first_of_node(world, lambda: fetch_model(task.job.spec.model, cache=task.cache).folder)
     restored = restore(task.store, facts=_facts(task), world=world, cache=task.staging / "restored", report=say)
     checkpointer = Checkpointer(
         task.store,
@@ -193,9 +193,7 @@ def _dataset(task: Task, world: World, shards: list[Shard]) -> Any:
 
     if not shards:
         return None
-    paths = _first_of_node(
-        world, lambda: fetch_shards(task.data_store, shards, task.cache / "data" / task.data.fingerprint)
-    )
+    paths = _first_of_node(world, lambda: fetch_shards(task.data_store, shards, task.staging / "data"))
     return concatenate_datasets([Dataset.from_file(str(path)) for path in paths]).with_format("numpy")
 
 

@@ -1,0 +1,97 @@
+"""docs/failures.md says what the code says: every reason that can be raised, in its class, and the exit codes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from finetune_training.failure import EXIT_CODES, FailureClass
+
+ROOT = Path(__file__).parents[3]
+PACKAGE = ROOT / "training" / "finetune_training"
+PAGE = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")
+RAISERS = {
+    "user_error": FailureClass.USER,
+    "data_error": FailureClass.DATA,
+    "infrastructure_error": FailureClass.INFRASTRUCTURE,
+}
+# Under this heading a reason is named as its class.
+SHARED_HEADING = "Fenced, Interrupted, Unknown"
+
+Reason = tuple[FailureClass, str]
+
+
+def reasons_in(source: str) -> Iterator[Reason]:
+    """Reasons in a module's source: the first argument of `user_error` and its like, and every string that follows a
+    `FailureClass.…` in a call's arguments or in a tuple. Raises for a reason that is no literal."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in RAISERS:
+            first = node.args[0] if node.args else None
+            if not (isinstance(first, ast.Constant) and isinstance(first.value, str)):
+                raise AssertionError(f"line {node.lineno}: {node.func.id} wants its reason as a literal, first")
+            yield RAISERS[node.func.id], first.value
+        values = node.args if isinstance(node, ast.Call) else node.elts if isinstance(node, ast.Tuple) else []
+        for cls, reason in pairwise(values):
+            if not (
+                isinstance(cls, ast.Attribute) and isinstance(cls.value, ast.Name) and cls.value.id == "FailureClass"
+            ):
+                continue
+            if isinstance(reason, ast.Constant) and isinstance(reason.value, str):
+                yield FailureClass[cls.attr], reason.value
+
+
+def reasons_on(page: str) -> list[Reason]:
+    """Reasons in a page's tables: the first cell of each row, below the heading with the class."""
+    found = []
+    for section in page.split("\n## ")[1:]:
+        heading, _, body = section.partition("\n")
+        if heading == "Classes and exit codes":
+            continue
+        for reason in re.findall(r"^\| `(\w+)` \|", body, re.MULTILINE):
+            found.append((FailureClass(reason if heading == SHARED_HEADING else heading), reason))
+    return found
+
+
+def test_every_reason_in_the_code_is_explained_and_no_other() -> None:
+    raised = {reason for path in PACKAGE.glob("*.py") for reason in reasons_in(path.read_text(encoding="utf-8"))}
+    explained = reasons_on(PAGE)
+    assert len(raised) > 50
+    assert {"missing": raised - set(explained), "gone": set(explained) - raised} == {"missing": set(), "gone": set()}
+    assert len(explained) == len(set(explained))
+
+
+def test_the_exit_codes_on_the_page_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", PAGE, re.MULTILINE)
+    assert [(FailureClass(name), int(code)) for name, code in rows] == list(EXIT_CODES.items())
+
+
+def test_every_row_says_what_it_means_and_what_to_do() -> None:
+    rows = [line for line in PAGE.splitlines() if line.startswith("| `")]
+    assert rows
+    assert [
+        row for row in rows if len(row.split(" | ")) < 3 or not all(cell.strip(" |") for cell in row.split(" | "))
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('raise user_error("A", "message")', {(FailureClass.USER, "A")}),
+        ('Failure(FailureClass.FENCED, "B", "message")', {(FailureClass.FENCED, "B")}),
+        ('X = {"a.B": (FailureClass.DATA, "C")}', {(FailureClass.DATA, "C")}),
+        ('X = (("text", FailureClass.UNKNOWN, "D"),)', {(FailureClass.UNKNOWN, "D")}),
+        ("Failure(FailureClass.USER, reason, message)", set()),
+    ],
+)
+def test_a_reason_is_found_wherever_code_names_one(source: str, expected: set[Reason]) -> None:
+    assert set(reasons_in(source)) == expected
+
+
+def test_a_reason_that_is_no_literal_is_refused() -> None:
+    with pytest.raises(AssertionError, match="line 1: user_error wants its reason as a literal"):
+        list(reasons_in("raise user_error(reason, message)"))
