@@ -131,6 +131,11 @@ def test_a_folder_with_a_tokenizer_but_no_model(tmp_path: Path) -> None:
     )
 
 
+def test_samples_longer_than_the_models_context(model: Path, tmp_path: Path) -> None:
+    job = write_job(tmp_path, model=model, data=write_rows(tmp_path / "rows.jsonl"), dataset={"maxLength": 100_000})
+    fails(tmp_path, job, code=2, says=["User · SamplesTooLong", "maxLength: 100000", "or less"])
+
+
 def test_a_batch_that_cannot_be_divided(model: Path, tmp_path: Path) -> None:
     job = write_job(
         tmp_path,

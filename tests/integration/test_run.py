@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +153,49 @@ def test_a_rank_that_is_killed_is_named_and_the_run_resumes(model: Path, rows: P
     assert ended.code == 0, ended.output
     assert metrics(tmp_path, 2)[-1]["stage"] == "Succeeded"
     assert any(record["event"] == "Resumed" for record in metrics(tmp_path, 2))
+
+
+@contextmanager
+def ray_head(folder: Path) -> Iterator[str]:
+    """A Ray cluster that somebody else runs: its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = [
+        "--head",
+        f"--port={port}",
+        "--num-cpus=3",
+        "--include-dashboard=false",
+        "--block",
+        f"--temp-dir={folder}",
+    ]
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "ray"), "start", *options],
+        env=environment(RAY_AUTH_MODE="disabled"),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        read_until(process, "--block")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def test_a_cluster_that_is_there_is_used_and_left_alone(model: Path, rows: Path, tmp_path: Path) -> None:
+    job = write_job(tmp_path, model=model, data=rows, resources={"workers": 2, "gpusPerWorker": 0})
+    with tempfile.TemporaryDirectory(prefix="ray-") as short, ray_head(Path(short)) as address:
+        ended = finetune(tmp_path, "run", str(job), RAY_ADDRESS=address)
+        assert ended.code == 0, ended.output
+        assert "2 CPU workers" in ended.output
+        alive = subprocess.run(
+            [sys.executable, "-c", "import ray; ray.init(); print(int(ray.cluster_resources()['CPU']))"],
+            env=environment(RAY_ADDRESS=address, RAY_AUTH_MODE="disabled"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert alive.stdout.strip() == "3"

@@ -31,6 +31,7 @@ from finetune_training.finish import Finish, Finished, finish
 from finetune_training.history import History, read_history
 from finetune_training.launch import launch
 from finetune_training.model_card import render_model_card
+from finetune_training.modelfiles import check_context
 from finetune_training.prepare import prepare, prepared
 from finetune_training.progress import Evaluated, Event, MetricsFile, Resumed, Sink, Stage, StageStarted, Trained
 from finetune_training.report import ReportInputs, render_report
@@ -98,6 +99,7 @@ class _Run:
         if on_hub and self._resolved:
             job = _with_revision(job, self._resolved.model_revision)
         fetched = fetch_tokenizer(job.spec.model, cache=default_cache())
+        check_context(fetched.folder, job.spec.dataset.max_length)
         return (_with_revision(job, fetched.revision) if on_hub else job), fetched.folder
 
     def _data(self, job: Job, tokenizer_folder: Path) -> DataManifest:

@@ -1,15 +1,14 @@
 """The train function of one rank: from a task to a trained model's weights in the store.
 
 In: a `Task` (plain values that pickle) and a `Context` (who am I, where do I report). Out: progress events,
-checkpoints, `result/`'s weights. Imports neither Ray nor Kubernetes: one process of its own can run it, which is how it
-is tested.
+checkpoints, `result/`'s weights. Imports neither Ray nor Kubernetes: any processes that have found each other can run
+it, which is how it is tested.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,21 +54,6 @@ class Context:
     world_size: int
     local_rank: int
     report: Callable[[Report], bool]
-
-
-def single_process(report: Callable[[Report], bool]) -> Context:
-    """A world of one rank in this process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ |= {
-        "RANK": "0",
-        "WORLD_SIZE": "1",
-        "LOCAL_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    return Context(0, 1, 0, report)
 
 
 def train(task: Task, context: Context) -> None:
