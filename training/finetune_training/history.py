@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from finetune_training.progress import CheckpointSaved, Evaluated, Resumed, Step, Warned
 
 _EVENTS = {kind.__name__: kind for kind in (Step, Evaluated, CheckpointSaved, Resumed, Warned)}
@@ -71,7 +73,7 @@ def _event(record: dict[str, Any]) -> Step | Evaluated | CheckpointSaved | Resum
     kind = _EVENTS.get(record.get("event", ""))
     if kind is None:
         return None
-    known = {field.name: record[field.name] for field in fields(kind) if field.name in record}
+    known = {field.name: record[name] for field in fields(kind) if (name := to_camel(field.name)) in record}
     if known.get("loss", 0.0) is None:  # NaN, in JSON writers that know none
         known["loss"] = math.nan
     return kind(**known)

@@ -14,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic.alias_generators import to_camel
+
 
 class Stage(StrEnum):
     """What a run is doing. The values are the phases of the API."""
@@ -116,8 +118,8 @@ class Sink(Protocol):
 
 
 def as_record(event: Event) -> dict[str, Any]:
-    """The event as one line of `metrics.jsonl`: its fields, and `event` with its name."""
-    return {"event": type(event).__name__, **asdict(event)}
+    """The event as one line of `metrics.jsonl`: `event` with its name, and its fields in camelCase."""
+    return {"event": type(event).__name__, **{to_camel(name): value for name, value in asdict(event).items()}}
 
 
 class MetricsFile:

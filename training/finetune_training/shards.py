@@ -8,12 +8,13 @@ there.
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import pyarrow as pa
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.alias_generators import to_camel
 
 from finetune_training.failure import infrastructure_error
 from finetune_training.storage import Store
@@ -31,11 +32,14 @@ SCHEMA = pa.schema(
 )
 IGNORE = -100
 MANIFEST = "manifest.json"
+_CAMEL_CASE = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
 @dataclass(frozen=True)
 class Shard:
     """One file of packed samples. `sha256` is of the file's bytes."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CAMEL_CASE
 
     file: str
     samples: int
@@ -49,6 +53,8 @@ class Shard:
 class Histogram:
     """Counts of documents by length in tokens: `counts[i]` have a length in [edges[i], edges[i+1])."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = _CAMEL_CASE
+
     edges: list[int]
     counts: list[int]
 
@@ -57,6 +63,8 @@ class Histogram:
 class Statistics:
     """What became of the rows of both splits together. `useful_token_ratio`: tokens / (samples × maxLength), of the
     training split: the share of real tokens when every sample is padded to the full length."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CAMEL_CASE
 
     rows: int
     dropped: dict[str, int]
@@ -71,6 +79,8 @@ class Statistics:
 @dataclass(frozen=True)
 class DataManifest:
     """All that is known of prepared data. `prompts`: beginnings of held-out rows, for samples."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _CAMEL_CASE
 
     fingerprint: str
     max_length: int
@@ -89,15 +99,14 @@ class DataManifest:
         return sum(shard.samples for shard in self.validation)
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode()
+        return _JSON.dump_json(self, by_alias=True, indent=2)
 
     @classmethod
     def from_json(cls, text: bytes) -> DataManifest:
-        body: dict[str, Any] = json.loads(text)
-        for split in ("train", "validation"):
-            body[split] = [Shard(**shard) for shard in body[split]]
-        lengths = Histogram(**body["statistics"].pop("lengths"))
-        return cls(**{**body, "statistics": Statistics(**body["statistics"], lengths=lengths)})
+        return _JSON.validate_json(text)
+
+
+_JSON = TypeAdapter(DataManifest)
 
 
 def write_shard(table: pa.Table, path: Path) -> Shard:

@@ -60,7 +60,7 @@ def test_what_other_versions_wrote_is_passed_over() -> None:
     lines = [
         {"event": "Danced", "time": 1.0},
         {},
-        {**as_record(step(1)), "added_later": True},
+        {**as_record(step(1)), "addedLater": True},
         {**as_record(step(2)), "loss": None, "time": 7.0},
     ]
     found = read_history(lines)

@@ -179,7 +179,7 @@ def test_losses_that_are_no_numbers_are_said_to_be_so() -> None:
 
 
 def test_without_any_number_there_is_no_loss_plot() -> None:
-    lines = [{**record, "loss": math.nan, "gradient_norm": math.inf} for record in records()]
+    lines = [{**record, "loss": math.nan, "gradientNorm": math.inf} for record in records()]
     labels = page(records=lines).values("aria-label")
     assert "Training and held-out loss by step" not in labels
     assert "Gradient norm by step" not in labels
