@@ -70,7 +70,7 @@ def _ours(job: dict[str, Any]) -> Turn:
     path.write_text(yaml.safe_dump(job))
     began = time.time()
     _run(["finetune", "run", str(path), "--fresh"])
-    metrics = BUILD / "runs" / "bench" / "attempts" / "1" / "metrics.jsonl"
+    (metrics,) = (BUILD / "runs" / "bench" / "attempts").glob("*/metrics.jsonl")
     events = [json.loads(line) for line in metrics.read_text().splitlines()]
     steps = [event for event in events if event["event"] == "Step"]
     first = steps[0]["time"] - steps[0]["seconds"] - began

@@ -131,7 +131,8 @@ def test_ctrl_c_saves_a_checkpoint_and_the_next_run_goes_on_from_it(model: Path,
 
     fresh = finetune(tmp_path, "run", str(job), "--fresh")
     assert fresh.code == 0, fresh.output
-    assert [record["step"] for record in metrics(tmp_path, 1) if record["event"] == "Step"] == list(range(1, 61))
+    assert [record["step"] for record in metrics(tmp_path, 3) if record["event"] == "Step"] == list(range(1, 61))
+    assert [path.name for path in (folder / "attempts").iterdir()] == ["3"]
 
 
 def test_a_rank_that_is_killed_is_named_and_the_run_resumes(model: Path, rows: Path, tmp_path: Path) -> None:
@@ -190,6 +191,17 @@ def test_a_cluster_that_is_there_is_used_and_left_alone(model: Path, rows: Path,
         ended = finetune(tmp_path, "run", str(job), RAY_ADDRESS=address)
         assert ended.code == 0, ended.output
         assert "2 CPU workers" in ended.output
+        large = write_job(
+            tmp_path,
+            model=model,
+            data=rows,
+            name="large",
+            resources={"workers": 8, "gpusPerWorker": 0},
+            training={"globalBatchSize": 8},
+        )
+        waited = finetune(tmp_path, "run", str(large), RAY_ADDRESS=address, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="5")
+        assert waited.code == 5, waited.output
+        assert "Infrastructure · ClusterTooSmall" in waited.output
         alive = subprocess.run(
             [sys.executable, "-c", "import ray; ray.init(); print(int(ray.cluster_resources()['CPU']))"],
             env=environment(RAY_ADDRESS=address, RAY_AUTH_MODE="disabled"),

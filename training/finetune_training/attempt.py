@@ -20,7 +20,7 @@ from typing import Any
 
 from finetune_training.failure import user_error
 from finetune_training.result import RunResult
-from finetune_training.spec import Job, RunSpec
+from finetune_training.spec import Job, Output, RunSpec
 from finetune_training.storage import Store, local_path, open_store
 
 RESULT = "result/metrics.json"
@@ -78,22 +78,27 @@ def finished(store: Store) -> RunResult | None:
     return RunResult.from_json(text) if text else None
 
 
-def start_anew(store: Store) -> None:
-    """Forget all attempts, checkpoints and results of a run. Prepared data stays: its name says what is in it."""
-    for folder in ("result", "checkpoints", "attempts"):
+def start_anew(store: Store) -> Attempt:
+    """Claim an attempt that is newer than all, which fences whoever still runs; then forget the earlier attempts, their
+    checkpoints and results. Prepared data stays: its name says what is in it."""
+    attempt = claim(store)
+    for folder in ("result", "checkpoints"):
         store.delete_folder(folder)
+    for number in _numbers(store):
+        if number < attempt.number:
+            store.delete_folder(f"attempts/{number}")
     store.delete(["job.yaml", "spec.json", RESOLVED])
+    return attempt
 
 
 def remember(store: Store, job: Job, job_yaml: str) -> None:
     """Keep the job as it was first asked for. Raises a User error when this one asks for something else under the same
     name."""
     asked = _essence(job.spec)
-    if store.create("job.yaml", job_yaml.encode()):
-        store.put("spec.json", json.dumps(asked, indent=2).encode())
+    if store.create("spec.json", json.dumps(asked, indent=2).encode()):
+        store.put("job.yaml", job_yaml.encode())
         return
-    first = json.loads(store.get("spec.json") or b"{}")
-    changed = sorted(_changed(first, asked)) if first else []
+    changed = _changed(json.loads(store.get("spec.json") or b"{}"), asked)
     if changed:
         raise user_error(
             "JobChanged",
@@ -134,10 +139,10 @@ def claim(store: Store) -> Attempt:
     """The next attempt, claimed for this process. FINETUNE_ATTEMPT names its number on a cluster."""
     body = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}).encode()
     given = os.environ.get("FINETUNE_ATTEMPT")
-    number = (
-        int(given) if given else max((int(name) for name in store.folders("attempts") if name.isdigit()), default=0) + 1
-    )
+    number = int(given) if given else max(_numbers(store), default=0) + 1
     while not store.create(f"attempts/{number}/claim", body):
+        if store.get(f"attempts/{number}/claim") == body:  # a retry has met its own write
+            break
         if given:
             raise user_error(
                 "AttemptClaimed", f"Attempt {number} of {store.uri} is claimed already.", "Use a new FINETUNE_ATTEMPT."
@@ -146,6 +151,10 @@ def claim(store: Store) -> Attempt:
     local = store.folder
     folder = local / "attempts" / str(number) if local else Path(tempfile.mkdtemp(prefix="finetune-attempt-"))
     return Attempt(store, number, folder)
+
+
+def _numbers(store: Store) -> list[int]:
+    return sorted(int(name) for name in store.folders("attempts") if name.isdigit())
 
 
 def located(job: Job) -> Job:
@@ -161,7 +170,28 @@ def located(job: Job) -> Job:
         }
     )
     model = spec.model.model_copy(update={"uri": _absolute(spec.model.uri)})
-    return job.model_copy(update={"spec": spec.model_copy(update={"dataset": dataset, "model": model})})
+    outputs = [item.model_copy(update={"uri": _absolute(item.uri)}) if item.uri else item for item in spec.output]
+    _check_outputs(model.uri, outputs)
+    changes = {"dataset": dataset, "model": model, "output": outputs}
+    return job.model_copy(update={"spec": spec.model_copy(update=changes)})
+
+
+def _check_outputs(model_uri: str, outputs: list[Output]) -> None:
+    """An artifact replaces what lies in its folder: it must not be the base model's, or another output's."""
+    taken = {_place(model_uri)}
+    for number, output in enumerate(outputs):
+        if output.uri and _place(output.uri) in taken:
+            raise user_error(
+                "OutputOverwrites",
+                f"spec.output[{number}].uri: {output.uri} is the base model's folder or another output's.",
+                "Give each output a folder of its own.",
+            )
+        taken.add(_place(output.uri))
+
+
+def _place(uri: str) -> str:
+    path = local_path(uri) if uri else None
+    return str(path.resolve()) if path else uri.rstrip("/")
 
 
 def versions() -> dict[str, str]:

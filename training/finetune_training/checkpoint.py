@@ -87,10 +87,11 @@ class Restored:
 
 
 def committed(store: Store) -> list[str]:
-    """Names of the checkpoints in `store` (a run's folder) that have a manifest, newest first."""
+    """Names of the checkpoints in `store` (a run's folder) that have a manifest, newest first: those of the newest
+    attempt come before all others, because it began anew from what it could load."""
     found = {entry.key.split("/")[1] for entry in store.entries(FOLDER) if entry.key.endswith(f"/{MANIFEST}")}
     named = [(match, name) for name in found if (match := _NAME.fullmatch(name))]
-    return [name for _, name in sorted(named, key=lambda pair: (int(pair[0][1]), int(pair[0][2])), reverse=True)]
+    return [name for _, name in sorted(named, key=lambda pair: (int(pair[0][2]), int(pair[0][1])), reverse=True)]
 
 
 class Checkpointer:
@@ -162,7 +163,8 @@ class Checkpointer:
             check_fence(self._store, self._facts.attempt)
             manifest = pending.draft.model_copy(update={"files": files})
             key = f"{FOLDER}/{pending.name}/{MANIFEST}"
-            if not self._store.create(key, manifest.model_dump_json(by_alias=True, indent=2).encode()):
+            body = manifest.model_dump_json(by_alias=True, indent=2).encode()
+            if not self._store.create(key, body) and self._store.get(key) != body:  # a retry may meet its own write
                 return _fenced(f"{self._store.uri}/{key} exists already")
             size = sum(file.bytes for file in files)
             uri = f"{self._store.uri}/{FOLDER}/{pending.name}"

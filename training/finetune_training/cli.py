@@ -62,7 +62,8 @@ def validate(
     ] = None,
 ) -> None:
     """Check the file, and print what would be done: batches, ranks, the DeepSpeed config."""
-    _guarded(lambda: print(plan_text(read_job(job_file), ranks=workers)))
+    console = _console(sys.stdout)
+    _guarded(lambda: console.out(plan_text(read_job(job_file), ranks=workers), highlight=False))
 
 
 @app.command()
@@ -112,22 +113,21 @@ def main() -> None:
 def _run(job_file: Path, workers: int | None, *, fresh: bool) -> None:
     job = read_job(job_file)
     store = attempts.run_store(job)
-    if fresh:
-        attempts.start_anew(store)
+    attempt = attempts.start_anew(store) if fresh else None
     text = job_file.read_text(encoding="utf-8")
     attempts.remember(store, job, text)
     console = _console(sys.stdout)
-    if result := attempts.finished(store):
+    if attempt is None and (result := attempts.finished(store)):
         console.print(f"{job.name} is done already. Start it anew with --fresh.", markup=False)
         console.print(_summary(result, store.uri, job_file))
         return
-    attempt = attempts.claim(store)
+    attempt = attempt or attempts.claim(store)
     attempt.folder.mkdir(parents=True, exist_ok=True)
     try:
         with quiet(attempt.folder / "driver.log") as terminal:
             result = _attempt(Request(job, text, workers), attempt, _console(terminal))
     finally:
-        attempt.keep()
+        _keep(attempt, console)
     console.print(_summary(result, store.uri, job_file))
 
 
@@ -145,6 +145,14 @@ def _attempt(request: Request, attempt: Attempt, console: Console) -> RunResult:
         logging.getLogger(__name__).exception("The attempt failed")
         show_failure(failure, log=f"{attempt.store.uri}/{attempt.key}/driver.log", console=console)
         raise typer.Exit(failure.exit_code) from error
+
+
+def _keep(attempt: Attempt, console: Console) -> None:
+    """Logs that cannot be kept do not change how the attempt ended."""
+    try:
+        attempt.keep()
+    except (FinetuneError, OSError) as error:
+        console.print(f"The attempt's logs stay in {attempt.folder}: {error}", style="yellow", markup=False)
 
 
 def _report(job_file: Path) -> None:

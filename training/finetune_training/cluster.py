@@ -36,7 +36,7 @@ def ray_session(*, cpus: int = 1) -> Iterator[None]:
     afterwards."""
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
     if is_embedded():
-        quiet |= {"num_cpus": max(os.cpu_count() or 1, cpus), "include_dashboard": False}
+        quiet |= {"address": "local", "num_cpus": max(os.cpu_count() or 1, cpus), "include_dashboard": False}
     ray.init(**quiet)
     try:
         yield

@@ -46,7 +46,7 @@ def deepspeed_config(spec: RunSpec, *, ranks: int, on_gpu: bool) -> dict[str, An
         "train_batch_size": batch.global_batch_size,
         "train_micro_batch_size_per_gpu": batch.micro_batch_size,
         "gradient_accumulation_steps": batch.gradient_accumulation_steps,
-        "gradient_clipping": float(spec.training.extra.get("max_grad_norm", MAX_GRAD_NORM)),
+        "gradient_clipping": _number(spec, "max_grad_norm", MAX_GRAD_NORM),
         "bf16": {"enabled": spec.training.precision is Precision.BF16},
         "zero_optimization": _zero(spec, on_gpu=on_gpu),
         "zero_allow_untested_optimizer": True,
@@ -93,16 +93,26 @@ def _zero(spec: RunSpec, *, on_gpu: bool) -> dict[str, Any]:
 
 def _cpu_adam(spec: RunSpec) -> dict[str, Any]:
     """DeepSpeed's own AdamW, which computes on the host where the offloaded states are."""
-    extra = spec.training.extra
     return {
         "type": "AdamW",
         "params": {
             "lr": spec.training.learning_rate,
-            "betas": [extra.get("adam_beta1", 0.9), extra.get("adam_beta2", 0.999)],
-            "eps": extra.get("adam_epsilon", 1e-8),
-            "weight_decay": extra.get("weight_decay", 0.0),
+            "betas": [_number(spec, "adam_beta1", 0.9), _number(spec, "adam_beta2", 0.999)],
+            "eps": _number(spec, "adam_epsilon", 1e-8),
+            "weight_decay": _number(spec, "weight_decay", 0.0),
         },
     }
+
+
+def _number(spec: RunSpec, name: str, default: float) -> float:
+    """A number of `training.extra`; YAML 1.1 reads 1e-8 as text."""
+    value = spec.training.extra.get(name, default)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise user_error(
+            "InvalidExtra", f"spec.training.extra.{name}: {value!r} is no number.", "Write a number."
+        ) from None
 
 
 def _nearest_multiples(total: int, unit: int) -> str:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TextIO
 
 # glibc maps every large tensor anew and gives it back when it is freed, and the kernel clears its pages each time: a
-# quarter of the time of a step on CPUs. Only the first arena can be kept so, and Ray Train trains in a thread, which would
-# have one of its own. Read by a process when it starts.
+# quarter of the time of a step on CPUs. Only the first arena can be kept so, and Ray Train trains in a thread, which
+# would have one of its own. Read by a process when it starts.
 _KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
@@ -32,6 +32,7 @@ def set_up_ray() -> None:
     for itself."""
     os.environ |= {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # images and autoscalers take minutes
     if "ray" in sys.modules:  # too late: Ray has read them
         return
     if not os.environ.get("RAY_ADDRESS"):
@@ -52,7 +53,7 @@ def quiet(log: Path) -> Iterator[TextIO]:
     saved = [os.dup(1), os.dup(2)]
     with (
         log.open("a", encoding="utf-8", buffering=1) as file,
-        os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding) as terminal,
+        os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="replace") as terminal,
     ):
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)

@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 from finetune_training.failure import FinetuneError, data_error
 from finetune_training.storage import Entry, Store, open_store
@@ -58,7 +59,7 @@ def find_files(uri: str, *, field: str) -> list[File]:
 def _locate(uri: str) -> tuple[Store, str]:
     """The whole bucket or file system behind `uri`, and the key or pattern in it."""
     if uri.startswith("file://") or "://" not in uri:
-        path = os.path.expanduser(uri.removeprefix("file://"))
+        path = unquote(uri.removeprefix("file://")) if uri.startswith("file://") else os.path.expanduser(uri)
         return Store("/"), os.path.abspath(path).lstrip("/")
     open_store(uri)  # raises for a scheme that no store has
     scheme, _, rest = uri.partition("://")

@@ -76,7 +76,10 @@ def _event(record: dict[str, Any]) -> Step | Evaluated | CheckpointSaved | Resum
     known = {field.name: record[name] for field in fields(kind) if (name := to_camel(field.name)) in record}
     if known.get("loss", 0.0) is None:  # NaN, in JSON writers that know none
         known["loss"] = math.nan
-    return kind(**known)
+    try:
+        return kind(**known)
+    except TypeError:  # fields are missing
+        return None
 
 
 def _go_back(steps: list[Step], evaluations: dict[int, Evaluated], step: int) -> None:

@@ -37,7 +37,7 @@ def parse_job(text: str, *, name: str) -> Job:
     """The job in `text`; `name` stands for the file in messages."""
     try:
         body, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # PyYAML lets bad dates out as ValueErrors
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
         raise user_error(
@@ -48,7 +48,11 @@ def parse_job(text: str, *, name: str) -> Job:
             "InvalidJob", f"{name} is not a {KIND}: it should be a mapping with apiVersion, kind, metadata and spec."
         )
     _check_header(body, name)
-    metadata, spec = body.get("metadata") or {}, _without_cluster_fields(body.get("spec") or {})
+    if not isinstance(body.get("metadata"), dict):
+        raise user_error(
+            "InvalidJob", f"{name}: metadata should be a mapping with a name.", "Write `metadata: {name: my-run}`."
+        )
+    metadata, spec = body["metadata"], _without_cluster_fields(body.get("spec") or {})
     fields = {key: metadata[key] for key in ("name", "namespace", "uid") if key in metadata}
     try:
         return Job.model_validate({**fields, "spec": spec})

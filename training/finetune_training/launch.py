@@ -151,7 +151,8 @@ def _fit(task: Task, line: Any, logs: Path, outcome: list[BaseException]) -> Non
             run_config=RunConfig(
                 name=f"attempt-{task.attempt}",
                 storage_path=_ray_storage(task),
-                failure_config=FailureConfig(max_failures=0),
+                # Attempts are ours: a restart inside one would meet its own claims and checkpoints.
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
             ),
         ).fit()
     except BaseException as error:  # handed to the driver's thread
@@ -235,8 +236,8 @@ def _ray_storage(task: Task) -> str:
 
 @contextmanager
 def _signals_to(messages: queue.SimpleQueue[Message]) -> Iterator[None]:
-    """Ctrl-C, and SIGTERM (what Kubernetes sends): the first is a message like others, wherever this thread is; the next
-    ends it at once."""
+    """Ctrl-C, and SIGTERM (what Kubernetes sends): the first is a message like others, wherever this thread is; the
+    next ends it at once."""
 
     def ask(*_: object) -> None:
         for number in numbers:

@@ -80,6 +80,7 @@ def save_weights(trainer: Any, folder: Path) -> None:
     """
     model = trainer.model
     if not isinstance(model, PeftModel):
+        model.config.use_cache = True  # off for training only
         trainer.save_model(str(folder))
         (folder / "training_args.bin").unlink(missing_ok=True)
         return

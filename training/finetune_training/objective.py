@@ -29,6 +29,19 @@ from finetune_training.shards import IGNORE
 from finetune_training.spec import Precision, RunSpec, Scheduler
 
 SCHEDULERS = {Scheduler.COSINE: "cosine", Scheduler.LINEAR: "linear", Scheduler.CONSTANT: "constant_with_warmup"}
+# What would take the loop, the saving or the batches out of our hands.
+_FIXED: dict[str, Any] = {
+    "logging_strategy": "steps",
+    "auto_find_batch_size": False,
+    "load_best_model_at_end": False,
+    "eval_on_start": False,
+    "fp16": False,
+    "push_to_hub": False,
+    "hub_token": None,
+    "use_liger_kernel": False,
+    "padding_free": False,
+    "enable_jit_checkpoint": False,
+}
 TensorBatch = dict[str, torch.Tensor]
 
 
@@ -175,11 +188,19 @@ def sft_config(
         "eval_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
+        **_FIXED,
         "dataloader_pin_memory": on_gpu,
     }
     defaults = {"max_grad_norm": MAX_GRAD_NORM, "optim": "adamw_torch_fused" if on_gpu else "adamw_torch"}
     _check_extra(training.extra, set(ours))
-    return SFTConfig(**{**defaults, **training.extra, **ours})
+    try:
+        return SFTConfig(**{**defaults, **training.extra, **ours})
+    except (ValueError, TypeError, ImportError) as error:
+        raise user_error(
+            "InvalidExtra",
+            f"spec.training.extra or spec.deepspeed.config has a value that cannot be used: {str(error).strip()[:300]}",
+            "Mend it or remove it.",
+        ) from error
 
 
 def sft_trainer(

@@ -23,6 +23,7 @@ from finetune_training.attempt import (
     resolved,
     versions,
 )
+from finetune_training.checkpoint import check_fence
 from finetune_training.cluster import Cluster, cluster_for, ray_session, run_task
 from finetune_training.engine import batch_of
 from finetune_training.failure import Failure, FailureClass, FinetuneError
@@ -83,9 +84,10 @@ class _Run:
             trained = launch(task, logs=self._attempt.folder, on_event=self._tell)
             if trained.interrupted:
                 raise FinetuneError(_interrupted(trained))
+            check_fence(self._store, self._attempt.number)
             self._tell(StageStarted(Stage.EXPORTING, "answers and artifacts"))
             result = self._result(task, trained, self._finish(task))
-        self._publish(result, data)
+        self._publish(result, data, job)
         self._tell(StageStarted(Stage.SUCCEEDED))
         return result
 
@@ -157,15 +159,16 @@ class _Run:
             versions=task.versions,
         )
 
-    def _publish(self, result: RunResult, data: DataManifest) -> None:
+    def _publish(self, result: RunResult, data: DataManifest, located_job: Job) -> None:
         """Report, model cards, and last the metrics: with them the run is done."""
+        check_fence(self._store, self._attempt.number)
         job, statistics = self._request.job, data.statistics
         inputs = ReportInputs(job, self._request.text, result, statistics, data.max_length, self._records())
         self._store.put(REPORT, render_report(inputs).encode())
         for artifact in result.artifacts:
             kind = ArtifactFormat(artifact.format)
             card = render_model_card(job=job, result=result, statistics=statistics, artifact_format=kind).encode()
-            copies = [output.uri for output in job.spec.output if output.uri and output.format is kind]
+            copies = [output.uri for output in located_job.spec.output if output.uri and output.format is kind]
             for folder in (artifact.uri, *copies):
                 open_store(folder).put("README.md", card)
         self._store.put(RESULT, result.to_json())
@@ -177,13 +180,23 @@ class _Run:
             here = number == self._attempt.number
             path = self._attempt.folder / "metrics.jsonl"
             texts.append(path.read_bytes() if here else self._store.get(f"attempts/{number}/metrics.jsonl") or b"")
-        return [json.loads(line) for text in texts for line in text.splitlines()]
+        lines = [_record(line) for text in texts for line in text.splitlines()]
+        return [line for line in lines if line is not None]
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, Resumed):
             self._resumed_from = event.step
         for sink in self._sinks:
             sink.show(event)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """None for half a line, which a process that died or a full disk leaves."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _with_revision(job: Job, revision: str) -> Job:

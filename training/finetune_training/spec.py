@@ -331,8 +331,8 @@ class Job(_Model):
     """A FineTuneJob as a file: identity and spec."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=42)]
-    namespace: str = "default"
-    uid: str = ""
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = "default"
+    uid: Annotated[str, Field(pattern=r"^[-a-zA-Z0-9]*$", max_length=64)] = ""
     spec: RunSpec
 
     @property

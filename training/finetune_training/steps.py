@@ -127,9 +127,11 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         )
 
     def _check_finite(self, step: Step) -> None:
-        """A loss that is not finite never recovers: every later step would be wasted."""
+        """What is not finite never recovers, and must not be saved."""
         if not math.isfinite(step.loss):
-            raise _diverged(step)
+            raise _diverged(f"The loss of step {step.step} is {step.loss}.")
+        if step.gradient_norm is not None and not math.isfinite(step.gradient_norm):
+            raise _diverged(f"The gradient of step {step.step} has norm {step.gradient_norm}.")
 
 
 def sample_lengths(dataset: Dataset) -> Any:
@@ -138,10 +140,10 @@ def sample_lengths(dataset: Dataset) -> Any:
     return np.concatenate(lengths)
 
 
-def _diverged(step: Step) -> FinetuneError:
+def _diverged(what: str) -> FinetuneError:
     return user_error(
         "LossNotFinite",
-        f"The loss of step {step.step} is {step.loss}.",
+        what,
         "Lower spec.training.learningRate, or set spec.training.precision: FP32 to see whether BF16 is the cause.",
     )
 

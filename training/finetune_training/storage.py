@@ -16,7 +16,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore import exceptions
@@ -223,7 +223,12 @@ def open_store(uri: str) -> Store:
 def local_path(uri: str) -> Path | None:
     """The absolute path behind a local URI or path, None for a remote one."""
     if uri.startswith("file://"):
-        return Path(urlsplit(uri).path)
+        path = uri.removeprefix("file://")
+        if not path.startswith("/"):
+            raise user_error(
+                "InvalidURI", f"{uri} names a host, not a folder.", "Write file:///absolute/path, or a path."
+            )
+        return Path(unquote(path))
     return None if "://" in uri else Path(uri).expanduser().absolute()
 
 
@@ -237,4 +242,10 @@ def _make_folder(path: Path) -> None:
 
 
 def _client_options() -> Any:
-    return {"allow_http": (endpoint() or "").startswith("http://"), "connect_timeout": "5s", "timeout": "60s"}
+    """`timeout` is for a whole body, of whatever size; a server that has stopped sending is noticed by `read_timeout`."""
+    return {
+        "allow_http": (endpoint() or "").startswith("http://"),
+        "connect_timeout": "5s",
+        "read_timeout": "60s",
+        "timeout": "24h",
+    }

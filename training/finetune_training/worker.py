@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_training.checkpoint import Checkpointer, Facts, Restored, restore
+from finetune_training.checkpoint import Checkpointer, Facts, Restored, check_fence, restore
 from finetune_training.engine import batch_of, deepspeed_config
 from finetune_training.fetch import fetch_model
 from finetune_training.position import Plan
@@ -192,6 +192,7 @@ def _publish_weights(task: Task, world: World, trainer: Any) -> None:
         lora = task.job.spec.method.type is MethodType.LORA
         if lora:
             name_base(folder, task.base, revision=task.job.spec.model.revision)
+        check_fence(task.store, task.attempt)
         publish(folder, task.store.child("result", "adapter" if lora else "merged"))
         shutil.rmtree(folder)
     world.gather(None)

@@ -127,6 +127,18 @@ def test_only_the_newest_are_kept(run: Run) -> None:
     assert not run.store.entries("checkpoints/step-00000005-a1")
 
 
+def test_an_attempt_that_began_anew_keeps_what_it_saves(run: Run) -> None:
+    """A damaged checkpoint of a higher step must not push out the good ones that came after it."""
+    first = run.checkpointer(attempt=1, keep=1)
+    save(first, 1000)
+    first.flush()
+    (run.folder / "run" / "checkpoints" / "step-00001000-a1" / "state.json").write_text("damaged")
+    second = run.checkpointer(attempt=2, keep=1)
+    save(second, 10)
+    second.flush()
+    assert run.restore().manifest.step == 10
+
+
 def test_the_newest_is_chosen_by_number_not_by_name(run: Run) -> None:
     for attempt in (9, 10):
         checkpointer = run.checkpointer(attempt=attempt)

@@ -82,6 +82,10 @@ def test_all_mistakes_are_told_at_once() -> None:
     [
         ("a: [", "job.yaml:"),
         ("[]", "is not a FineTuneJob"),
+        ("a: 2024-13-45", "job.yaml"),
+        ("a: " + "[" * 5000, "job.yaml"),
+        (HEADER.replace("{name: a}", "name") + yaml.safe_dump({"spec": SPEC}), "metadata should be a mapping"),
+        (HEADER.replace("name: a", "name: a, namespace: ../..") + yaml.safe_dump({"spec": SPEC}), "metadata.namespace"),
         ("kind: Job", "apiVersion is None"),
         (HEADER.replace("name: a", "name: A_b") + yaml.safe_dump({"spec": SPEC}), "metadata.name: must be lower-case"),
         (HEADER, "spec.model: is required"),
