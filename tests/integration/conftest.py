@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from finetune_training.cluster import ray_session
 from tests.servers.hub import Hub, hub_server
 from tests.servers.s3 import S3Server, s3_server
 
@@ -35,3 +36,15 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         yield server
+
+
+@pytest.fixture(scope="session")
+def ray_here(s3: S3Server) -> Iterator[None]:
+    """Ray of this process, which knows the S3 server: its processes get the environment of this moment. One for all tests:
+    Ray Data hangs in the second session of a process (2.60)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        for name, value in s3.environment().items():
+            patch.setenv(name, value)
+        with ray_session(cpus=2):
+            yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from finetune_training.cluster import ray_session
 from finetune_training.export import name_base, publish
 from finetune_training.failure import Failure, FailureClass, FinetuneError
 from finetune_training.generate import Sampling, load_language_model
@@ -21,22 +19,13 @@ from finetune_training.predict import Batch, Target, predict_files, predict_one,
 from finetune_training.spec import ModelSpec
 from finetune_training.storage import open_store
 from tests.servers.hub import Hub
-from tests.servers.s3 import S3Server
 from tests.tiny import write_model
 
 SHORT = Sampling(max_new_tokens=8)
 QUESTIONS = [f"Shall I compare {number * 7919} to {'thee' * (number % 5)}?" for number in range(150)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray(s3: S3Server) -> Iterator[None]:
-    """Ray as the command starts it. Its processes get the environment of this moment, credentials and all."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        for name, value in s3.environment().items():
-            patch.setenv(name, value)
-        with ray_session():
-            yield
+pytestmark = pytest.mark.usefixtures("ray_here")
 
 
 @pytest.fixture(scope="module")

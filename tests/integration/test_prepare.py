@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from finetune_training.sources import open_sources
 from finetune_training.spec import LossOn, RunSpec
 from finetune_training.storage import Store
 from finetune_training.tokenizer import load_tokenizer, portable
-from tests.servers.s3 import S3Server
 from tests.tiny import write_tokenizer
 
 LINES = [
@@ -34,17 +31,7 @@ LINES = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster(s3: S3Server) -> Iterator[None]:
-    """Ray, whose processes know the S3 server."""
-    environment = {**s3.environment(), "RAY_AUTH_MODE": "disabled"}
-    before = dict(os.environ)
-    os.environ.update(environment)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    yield
-    ray.shutdown()
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("ray_here")
 
 
 @pytest.fixture(scope="module")
