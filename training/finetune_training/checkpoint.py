@@ -169,10 +169,17 @@ class Checkpointer:
             size = sum(file.bytes for file in files)
             uri = f"{self._store.uri}/{FOLDER}/{pending.name}"
             self._report(CheckpointSaved(manifest.step, uri, size, pending.blocked_seconds))
-            self._prune()
+            self._prune_or_warn()
         except Exception as error:  # every rank must hear of it, or the others would wait for ever
             return classify(error, rank=0)
         return None
+
+    def _prune_or_warn(self) -> None:
+        """What is committed stays committed: old checkpoints that cannot be deleted now are deleted next time."""
+        try:
+            self._prune()
+        except FinetuneError as error:
+            self._report(Warned(f"Old checkpoints could not be deleted: {error}"))
 
     def _prune(self) -> None:
         """Delete all but the newest: the manifest first, so that a half-deleted checkpoint is none."""

@@ -61,6 +61,7 @@ def quiet(log: Path) -> Iterator[TextIO]:
             stream=file, level=logging.INFO, force=True, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
         logging.captureWarnings(True)
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it would write a hub's signed URLs into the log
         try:
             yield terminal
         finally:
