@@ -58,10 +58,10 @@ def cases(jobs: list[Job], folder: Path) -> list[Case]:
 
 
 def cut(model: Path, method: str) -> list[Job]:
-    """Every stage, with micro batches of 1 and 2."""
-    return [job(model, method=method, stage=stage, micro=1 + stage % 2) for stage in range(4)] + [
-        job(model, method=method, micro=2)
-    ]
+    """Every stage, with micro batches of 1 and 2, and the optimizer in host memory."""
+    stages = [job(model, method=method, stage=stage, micro=1 + stage % 2) for stage in range(4)]
+    offload = job(model, method=method, stage=2, deepspeed={"offload": "Optimizer"})
+    return [*stages, job(model, method=method, micro=2), offload]
 
 
 def weights(case: Case, name: str) -> dict[str, Any]:
