@@ -128,6 +128,7 @@ _REMEDIES = {
         "If that is not enough: raise spec.deepspeed.stage, set spec.deepspeed.offload or lower spec.dataset.maxLength, "
         "and start anew with --fresh."
     ),
+    "ClusterTooSmall": "Give the cluster more machines or ask for fewer workers, then run the same command again.",
     "DiskFull": "Free space on that disk, then run the same command again: it resumes from the last checkpoint.",
     "Unknown": "This looks like a bug. The traceback is in the log.",
 }
@@ -144,13 +145,13 @@ def classify(error: BaseException, *, rank: int | None = None) -> Failure:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """`error`, then what caused it, innermost last; Ray's `cause` attribute counts as a cause."""
+    """`error`, then what caused it, innermost last; what Ray's wrappers carry counts as a cause."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
         chain.append(current)
-        ray_cause: Any = getattr(current, "cause", None)
-        nested = ray_cause if isinstance(ray_cause, BaseException) else None
+        carried: list[Any] = [getattr(current, name, None) for name in ("cause", "controller_failure")]
+        nested = next((error for error in carried if isinstance(error, BaseException)), None)
         current = nested or current.__cause__ or current.__context__
     return chain
 
