@@ -15,16 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-# glibc maps every large tensor anew and gives it back when it is freed, and the kernel clears its pages each time: a
-# quarter of the time of a step on CPUs. Only the first arena can be kept so, and Ray Train trains in a thread, which
-# would have one of its own. Read by a process when it starts.
-_KEEP_FREED_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**30),
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-}
-
 
 def set_up_ray() -> None:
     """Choose Ray's auth mode and keep its noise down. Ray of our own gets a token that lives as long as this process:
@@ -36,7 +26,6 @@ def set_up_ray() -> None:
     if "ray" in sys.modules:  # too late: Ray has read them
         return
     if not os.environ.get("RAY_ADDRESS"):
-        os.environ.update({name: value for name, value in _KEEP_FREED_MEMORY.items() if name not in os.environ})
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         os.environ.setdefault(
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"
