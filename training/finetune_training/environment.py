@@ -1,7 +1,7 @@
-"""Variables that Ray reads when it is imported, set on purpose.
+"""This process among the libraries it starts: what they read from the environment, where what they print goes.
 
-In: this process's environment. Out: the same, completed for this process and all that it starts. Call `set_up_ray`
-before anything imports Ray.
+In: this process's environment and streams. Out: Ray set up on purpose (`set_up_ray`, before anything imports Ray), and a
+quiet terminal (`quiet`): the noise is in a log.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ def set_up_ray() -> None:
         return
     if not os.environ.get("RAY_ADDRESS"):
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        os.environ.setdefault(
-            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"
-        )  # a process that waits for this node to be drained
+        # A process that waits for this node to be drained.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     elif "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token" if os.environ.get("RAY_AUTH_TOKEN") else "disabled"
 
