@@ -8,15 +8,17 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 # What you may set on the command line.
 PYTHON ?= python3.11#	the Python 3.11 that .venv is made from
+BASE ?=#	the image that the images are built from; empty: a public Python, or one made here
 ARGS ?=#	arguments of the command behind a target
 
 UV_VERSION := 0.13.9
 VENV := $(CURDIR)/.venv
 UV := build/tools/uv/bin/uv
 LOCKS := training/requirements.lock requirements-dev.lock
+OPERATOR_LOCK := operator/requirements.lock
 PROJECTS := training/pyproject.toml operator/pyproject.toml
 READY := $(VENV)/.ready
-SOURCES := training operator tests examples benchmarks
+SOURCES := training operator images tests examples benchmarks
 
 # Worker processes find ninja (DeepSpeed compiles its CPU collectives at first use) and `finetune` by PATH.
 export PATH := $(VENV)/bin:$(PATH)
@@ -70,7 +72,32 @@ generate: setup ## Write the documents that are made from the code: docs/fields.
 lock: $(UV) ## Resolve the locked versions anew. ARGS=--upgrade takes the newest that the projects allow
 	@$(LOCK) training/pyproject.toml --output-file training/requirements.lock $(ARGS)
 	@$(LOCK) requirements-dev.in --constraint training/requirements.lock --output-file requirements-dev.lock $(ARGS)
-	@echo "lock: $(LOCKS)"
+	@$(LOCK) operator/pyproject.toml --constraint training/requirements.lock --output-file $(OPERATOR_LOCK) $(ARGS)
+	@echo "lock: $(LOCKS) $(OPERATOR_LOCK)"
+
+##@ On a cluster
+
+.PHONY: images
+images: ## Build the images with docker or buildah, if what goes into them has changed. BASE= names their base
+	@$(PYTHON) images/build.py --uv-version=$(UV_VERSION) --base=$(BASE)
+
+.PHONY: cluster-up
+cluster-up: setup ## A real Kubernetes on this machine, with KubeRay and S3 (root). CLUSTER=kind, CONTROL_PLANE_ONLY=1
+	@$(CLUSTER_COMMAND) up
+
+.PHONY: cluster-status
+cluster-status: setup ## Say what of the cluster runs, and where
+	@$(CLUSTER_COMMAND) status
+
+.PHONY: cluster-down
+cluster-down: setup ## Take the cluster down, with all that it has made on this machine
+	@$(CLUSTER_COMMAND) down
+
+.PHONY: e2e
+e2e: setup ## The tests on a cluster: up, test, down. KEEP=1 leaves it up, ARGS="-k rayjob" chooses tests
+	@$(CLUSTER_COMMAND) up
+	@status=0; pytest tests/e2e $(ARGS) || status=$$?; \
+	  [[ -n "$(KEEP)" ]] || $(CLUSTER_COMMAND) down || status=$$?; exit $$status
 
 ##@ Measure
 
@@ -112,9 +139,13 @@ $(READY): $(LOCKS) $(PROJECTS) | $(UV)
 	  $(addprefix --requirement ,$(LOCKS)) $(addprefix --editable ,$(dir $(PROJECTS)))
 	@touch $@
 
-build/bin/weed: tests/tools/go.mod tests/tools/go.sum
-	@command -v go > /dev/null || { echo "test: Go is missing: the tests build their S3 server (SeaweedFS) with it."; exit 1; }
-	@echo "test: building SeaweedFS, the S3 server of the tests (minutes, the first time)"
-	@mkdir -p build/bin
-	@CGO_ENABLED=0 go -C tests/tools build -trimpath -ldflags="-s -w" -o $(CURDIR)/build/bin/ tool
-	@touch $@
+# The tests' S3 server; a cluster's programs are built the same way.
+build/bin/weed: tests/cluster/programs/seaweedfs/go.mod tests/cluster/programs/seaweedfs/go.sum | setup
+	@python -m tests.cluster.programs seaweedfs
+
+# A cluster of yours is used only when it is named on the command line: `make e2e KUBECONFIG=...`, not by a variable that
+# happens to be set.
+CLUSTER_COMMAND = python -m tests.cluster
+ifneq ($(origin KUBECONFIG),command line)
+unexport KUBECONFIG
+endif

@@ -1,4 +1,4 @@
-"""A real S3 server for tests: SeaweedFS, from its Go module (tests/tools/go.mod).
+"""A real S3 server for tests: SeaweedFS, from its Go module (tests/cluster/programs/seaweedfs/go.mod).
 
 In: the `weed` binary that `make build/bin/weed` leaves and an empty folder. Out: an `S3Server` on free loopback ports,
 with one bucket, an owner who may do everything and a reader who may not write. It is given out once an object has been

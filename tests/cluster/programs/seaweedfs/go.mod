@@ -1,4 +1,4 @@
-module finetune.dev/tests/tools
+module finetune.dev/tests/cluster/programs/seaweedfs
 
 go 1.26.8
 

@@ -1,0 +1,68 @@
+"""What runs inside every cluster of the tests: KubeRay and an S3 server with a bucket. Any kubeconfig will do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.cluster.images import tag
+from tests.cluster.kubectl import Kubectl, KubectlFailed
+from tests.cluster.layout import FILES, ROOT
+from tests.cluster.programs import module_folder
+from tests.cluster.steps import step
+
+BUCKET = "finetune"
+_KUBERAY = "github.com/ray-project/kuberay/ray-operator"
+
+
+def install(kubectl: Kubectl, scratch: Path) -> None:
+    """Apply KubeRay and the S3 server and wait until both are ready. Applying them again changes nothing."""
+    with step("KubeRay: CRDs, RBAC, Deployment"):
+        kubectl.apply(_kuberay(kubectl, scratch))
+        kubectl.within("kuberay-system").wait("condition=Available", "deployment/kuberay-operator", seconds=180)
+    with step("S3: SeaweedFS and the proxy in front of it"):
+        kubectl.apply(_s3())
+        storage = kubectl.within("storage")
+        proxy = storage(
+            "create",
+            "configmap",
+            "s3-proxy",
+            f"--from-file={ROOT}/tests/servers/s3_proxy.py",
+            "--dry-run=client",
+            "-oyaml",
+        )
+        storage.apply(proxy)
+        for name in ("s3", "s3-proxy"):
+            storage("rollout", "status", f"deployment/{name}", "--timeout=180s")
+        _make_bucket(storage)
+
+
+def remove(kubectl: Kubectl, scratch: Path) -> None:
+    """Take both out of a cluster that goes on without them."""
+    for manifest in (_s3(), _kuberay(kubectl, scratch)):
+        kubectl("delete", "--ignore-not-found", "--filename=-", stdin=manifest)
+
+
+def _kuberay(kubectl: Kubectl, scratch: Path) -> str:
+    folder = scratch / "kuberay"
+    folder.mkdir(parents=True, exist_ok=True)
+    # kustomize takes a folder outside of its own by a relative path only.
+    sources = os.path.relpath(module_folder("kuberay", _KUBERAY) / "config" / "default", folder)
+    image, _, version = tag("kuberay").rpartition(":")
+    for file in (FILES / "kuberay").iterdir():
+        text = file.read_text().replace("{kuberay}", sources).replace("{image}", image).replace("{tag}", version)
+        (folder / file.name).write_text(text)
+    return kubectl("kustomize", str(folder))
+
+
+def _s3() -> str:
+    text = (FILES / "s3.yaml").read_text()
+    return text.replace("{seaweedfs}", tag("seaweedfs")).replace("{training}", tag("training"))
+
+
+def _make_bucket(storage: Kubectl) -> None:
+    shell = ["exec", "--stdin", "deployment/s3", "--container=s3", "--", "/weed", "shell", "-master=127.0.0.1:9333"]
+    if BUCKET not in storage(*shell, stdin="s3.bucket.list\n").split():
+        storage(*shell, stdin=f"s3.bucket.create -name {BUCKET}\n")
+    if BUCKET not in storage(*shell, stdin="s3.bucket.list\n").split():
+        raise KubectlFailed(f"the S3 server made no bucket {BUCKET}")

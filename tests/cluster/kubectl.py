@@ -1,0 +1,86 @@
+"""kubectl, for Python: every test and every step speaks to a cluster by it, so a person can repeat what they did."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.layout import BIN
+from tests.cluster.steps import Problem
+
+
+class KubectlFailed(Problem):
+    """kubectl ended with an error. The message has its arguments and what it said."""
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl with one kubeconfig, in one namespace or, if that is empty, in those that manifests and calls name."""
+
+    kubeconfig: Path
+    namespace: str = ""
+
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 300) -> str:
+        """Run `kubectl <arguments>` and return what it printed. Raises KubectlFailed."""
+        command = [*self.command, *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+        if done.returncode != 0:
+            raise KubectlFailed(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    @property
+    def command(self) -> list[str]:
+        """The words that every call begins with."""
+        place = [f"--namespace={self.namespace}"] if self.namespace else []
+        return [_program(), f"--kubeconfig={self.kubeconfig}", *place]
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """`kubectl get` as an object, or as a list of them in `items`."""
+        found = json.loads(self("get", *arguments, "--output=json"))
+        assert isinstance(found, dict)
+        return found
+
+    def apply(self, manifest: str) -> None:
+        """Apply YAML on the server's side: also what is too large for an annotation, such as KubeRay's CRDs."""
+        self("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=manifest)
+
+    def wait(self, condition: str, *what: str, seconds: int = 120) -> None:
+        """Wait until `what` meets a condition of `kubectl wait --for`, or raise KubectlFailed."""
+        self("wait", f"--for={condition}", f"--timeout={seconds}s", *what, timeout=seconds + 30)
+
+    def watch(self, what: str, name: str, done: Callable[[dict[str, Any]], bool], *, seconds: int) -> dict[str, Any]:
+        """Follow one object until `done` says so of it, and return it as it is then. Raises KubectlFailed."""
+        command = [*self.command, "get", what, name, "--watch", "--output=json", f"--request-timeout={seconds}s"]
+        decoder, text = json.JSONDecoder(), ""
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follow:
+            assert follow.stdout
+            assert follow.stderr
+            for line in follow.stdout:
+                text += line
+                if line.rstrip() != "}":  # the end of an object
+                    continue
+                seen, _ = decoder.raw_decode(text)
+                if done(seen):
+                    follow.kill()
+                    return dict(seen)
+                text = ""
+            said = (
+                follow.stderr.read().strip()
+                or f"it ended after {seconds} s at: {json.dumps(seen.get('status'))[:1000]}"
+            )
+        raise KubectlFailed(f"kubectl get {what} {name} --watch: {said}")
+
+    def within(self, namespace: str) -> Kubectl:
+        """The same cluster, another namespace."""
+        return Kubectl(self.kubeconfig, namespace)
+
+
+def _program() -> str:
+    ours = BIN / "kubectl"
+    return str(ours) if os.access(ours, os.X_OK) else shutil.which("kubectl") or str(ours)

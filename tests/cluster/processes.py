@@ -1,0 +1,101 @@
+"""The cluster's processes: started apart from this one, found again by a mark in their environment, stopped by that mark.
+
+The mark is what `/proc` says of a living process, so it can be neither stale nor forgotten, whatever was killed half-way.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from tests.cluster.layout import BIN
+from tests.cluster.steps import Problem, until
+
+_FOLDER, _NAME = "FINETUNE_CLUSTER", "FINETUNE_CLUSTER_PROCESS"
+_POLITE_SECONDS = 10
+
+
+def start(folder: Path, name: str, command: Sequence[str | Path]) -> None:
+    """Start `command` as `name`, with its output in `<folder>/logs/<name>.log`. It outlives this process."""
+    log = log_of(folder, name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    path = f"{BIN}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    with log.open("ab") as output:
+        subprocess.Popen(
+            [str(word) for word in command],
+            env={"PATH": path, "HOME": str(folder), _FOLDER: str(folder), _NAME: name},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def running(folder: Path) -> dict[str, list[int]]:
+    """The cluster's processes by name, as far as this user may see them. A node's name stands for all that runs in it."""
+    found: dict[str, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment = dict(
+                word.split("=", 1)
+                for word in (entry / "environ").read_text(errors="replace").split("\0")
+                if "=" in word
+            )
+        except OSError:  # it ended, or belongs to another user
+            continue
+        if environment.get(_FOLDER) == str(folder) and _NAME in environment:
+            found.setdefault(environment[_NAME], []).append(int(entry.name))
+    return {name: sorted(pids) for name, pids in found.items()}
+
+
+def stop(folder: Path, names: Iterable[str] | None = None, *, politely: bool = True) -> None:
+    """End the named processes, or all: SIGTERM and after a while SIGKILL; at once SIGKILL if not `politely`."""
+    wanted = None if names is None else set(names)
+    signals = [signal.SIGTERM, signal.SIGKILL] if politely else [signal.SIGKILL]
+    for number in signals:
+        pids = [pid for name, each in running(folder).items() if wanted is None or name in wanted for pid in each]
+        await_end(pids, number, _POLITE_SECONDS if number == signal.SIGTERM else 60)
+
+
+def await_end(pids: Iterable[int], number: signal.Signals, seconds: float) -> None:
+    """Send a signal to processes and wait until they are gone, or the seconds are over."""
+    descriptors = []
+    for pid in pids:
+        try:
+            descriptors.append(os.pidfd_open(pid))
+            signal.pidfd_send_signal(descriptors[-1], number)
+        except ProcessLookupError:
+            continue
+    for left, descriptor in zip(until(seconds), descriptors, strict=False):
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        poller.poll(left * 1000)
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def await_ready(folder: Path, name: str, ready: Callable[[], bool], seconds: float = 60) -> None:
+    """Return once `ready` says so. Raises Problem with the end of the log when the process ends or the time is over."""
+    for _ in until(seconds):
+        if ready():
+            return
+        if name not in running(folder):
+            break
+    raise Problem(f"{name} is not ready. The end of its log, {log_of(folder, name)}:\n{tail(log_of(folder, name))}")
+
+
+def log_of(folder: Path, name: str) -> Path:
+    """Where the output of a process is."""
+    return folder / "logs" / f"{name}.log"
+
+
+def tail(path: Path, lines: int = 20) -> str:
+    """The last lines of a file; nothing if it is not there."""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
