@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -23,15 +25,6 @@ def install(kubectl: Kubectl, scratch: Path) -> None:
     with step("S3: SeaweedFS and the proxy in front of it"):
         kubectl.apply(_s3())
         storage = kubectl.within("storage")
-        proxy = storage(
-            "create",
-            "configmap",
-            "s3-proxy",
-            f"--from-file={ROOT}/tests/servers/s3_proxy.py",
-            "--dry-run=client",
-            "-oyaml",
-        )
-        storage.apply(proxy)
         for name in ("s3", "s3-proxy"):
             storage("rollout", "status", f"deployment/{name}", "--timeout=180s")
         _make_bucket(storage)
@@ -56,8 +49,13 @@ def _kuberay(kubectl: Kubectl, scratch: Path) -> str:
 
 
 def _s3() -> str:
-    text = (FILES / "s3.yaml").read_text()
-    return text.replace("{seaweedfs}", tag("seaweedfs")).replace("{training}", tag("training"))
+    source = (ROOT / "tests" / "servers" / "s3_proxy.py").read_text()
+    # Named by its content, so that another proxy means other pods.
+    name = f"s3-proxy-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+    metadata = {"name": name, "namespace": "storage"}
+    proxy = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"s3_proxy.py": source}}
+    text = (FILES / "s3.yaml").read_text().replace("{seaweedfs}", tag("seaweedfs")).replace("{proxy}", name)
+    return f"{text.replace('{training}', tag('training'))}\n---\n{json.dumps(proxy)}\n"
 
 
 def _make_bucket(storage: Kubectl) -> None:

@@ -25,14 +25,15 @@ def start(folder: Path, name: str, command: Sequence[str | Path]) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     path = f"{BIN}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     with log.open("ab") as output:
-        subprocess.Popen(
-            [str(word) for word in command],
+        # setsid forks: the process is nobody's child, so it outlives this one and leaves no zombie here.
+        subprocess.run(
+            ["setsid", "--fork", *map(str, command)],
             env={"PATH": path, "HOME": str(folder), _FOLDER: str(folder), _NAME: name},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            check=True,
         )
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,18 +46,43 @@ def kubectl(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubect
 @pytest.fixture
 def s3(cluster: Kubectl) -> Iterator[S3Store]:
     """The bucket of the cluster's S3 server, by a port of this machine."""
-    command = [*cluster.within("storage").command, "port-forward", "service/s3", "--address=127.0.0.1", ":8333"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
-        assert forward.stdout
-        port = forward.stdout.readline().split("127.0.0.1:")[1].split()[0]
+    with _bucket_at(cluster, "s3") as store:
+        yield store
+
+
+@pytest.fixture
+def s3_proxied(cluster: Kubectl) -> Iterator[S3Store]:
+    """The same bucket through the proxy that fails on demand, as jobs see it. Nothing is tried twice."""
+    with _bucket_at(cluster, "s3-proxy") as store:
+        yield store
+
+
+@contextmanager
+def _bucket_at(cluster: Kubectl, service: str) -> Iterator[S3Store]:
+    with _port_of(cluster.within("storage"), service) as endpoint:
         yield S3Store(
             BUCKET,
-            endpoint=f"http://127.0.0.1:{port}",
+            endpoint=endpoint,
             access_key_id="finetune-owner",
             secret_access_key="finetune-owner-secret",
             region="us-east-1",
-            client_options={"allow_http": True},
+            client_options={"allow_http": True, "timeout": "10s"},
+            retry_config={"max_retries": 0},
         )
+
+
+@contextmanager
+def _port_of(kubectl: Kubectl, service: str) -> Iterator[str]:
+    """Where this machine reaches a service: at its own address if the nodes are this machine. A forwarded port stands still
+    once a connection through it was reset, so faults of S3 are not dependable on a cluster of others."""
+    found = kubectl.get("service", service)["spec"]
+    if not os.environ.get("KUBECONFIG"):
+        yield f"http://{found['clusterIP']}:{found['ports'][0]['port']}"
+        return
+    command = [*kubectl.command, "port-forward", f"service/{service}", "--address=127.0.0.1", ":8333"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as forward:
+        assert forward.stdout
+        yield "http://127.0.0.1:" + forward.stdout.readline().split("127.0.0.1:")[1].split()[0]
         forward.terminate()
 
 

@@ -89,7 +89,10 @@ class Proxy:
     async def _pass_on(self, request: web.Request, fault: Fault) -> web.StreamResponse:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                auto_decompress=False, timeout=aiohttp.ClientTimeout(), connector=aiohttp.TCPConnector(limit=0)
+                auto_decompress=False,
+                timeout=aiohttp.ClientTimeout(sock_connect=5),
+                # No connection is kept: one to a server that was replaced would never answer.
+                connector=aiohttp.TCPConnector(limit=0, force_close=True),
             )
         url = URL(f"{self._server.origin()}{request.raw_path}", encoded=True)
         headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP]
