@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tests.cluster import addons, control_plane, images, kind, machine, node, processes, programs
 from tests.cluster.disk import Disk
 from tests.cluster.kubectl import Kubectl
-from tests.cluster.layout import ADDRESS, FOLDER, ROOT, Layout, load, nodes
+from tests.cluster.layout import BIN, FOLDER, ROOT, load, nodes
 from tests.cluster.steps import Problem, step
 
 # One whole cluster on a machine, whichever clone it is of: its addresses, cgroups and nftables have one name each.
@@ -52,12 +53,10 @@ def _api_up(folder: Path) -> None:
 
 def _up() -> None:
     began = time.monotonic()
-    saved = load(FOLDER)
-    layout = Layout(FOLDER, ADDRESS, 6443, *(control_plane.free_ports(2)), nodes(os.environ))
-    if saved:
-        layout = Layout(FOLDER, ADDRESS, saved.api_port, saved.etcd_port, saved.etcd_peer_port, layout.nodes)
-        if {each.name for each in saved.nodes} - {each.name for each in layout.nodes} & set(processes.running(FOLDER)):
-            raise Problem("a cluster with more nodes is up: run `make cluster-down` before one with fewer")
+    wanted, saved = control_plane.whole(FOLDER, nodes(os.environ)), load(FOLDER)
+    layout = replace(saved, nodes=wanted.nodes) if saved else wanted
+    if saved and {each.name for each in saved.nodes} - {each.name for each in wanted.nodes}:
+        raise Problem("the cluster here has more nodes: run `make cluster-down` before one with fewer")
     with Disk(ROOT) as disk:
         machine.require_space(ROOT, images.bytes_needed() / 1e9)
         machine.install_packages()
@@ -73,15 +72,15 @@ def _up() -> None:
         control_plane.start_controllers(layout)
         addons.install(Kubectl(layout.kubeconfig), FOLDER)
     print(f"cluster-up: ready after {time.monotonic() - began:.0f} s; {disk}")
-    print(f"  export KUBECONFIG={layout.kubeconfig} PATH={programs.BIN}:$PATH")
+    print(f"  export KUBECONFIG={layout.kubeconfig} PATH={BIN}:$PATH")
     print("  kubectl get nodes; make cluster-status; make cluster-down")
     print(f"  S3 in the cluster: http://s3-proxy.storage:8333, bucket {addons.BUCKET}. The picture: docs/cluster.md")
 
 
 def _down() -> None:
     with step("stop every process"):
-        processes.stop(FOLDER, politely=False)
-        processes.stop(images.SEED, politely=False)
+        processes.stop(FOLDER)
+        processes.stop(images.SEED)
     with step("remove cgroups, links and rules"):
         node.remove_cgroups("/finetune-cluster")
         machine.remove_network(FOLDER)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.cluster.images import tag
 from tests.cluster.kubectl import Kubectl, KubectlFailed
-from tests.cluster.layout import FILES, ROOT
+from tests.cluster.layout import FILES, ROOT, fill
 from tests.cluster.programs import module_folder
 from tests.cluster.steps import step
 
@@ -43,8 +43,7 @@ def _kuberay(kubectl: Kubectl, scratch: Path) -> str:
     sources = os.path.relpath(module_folder("kuberay", _KUBERAY) / "config" / "default", folder)
     image, _, version = tag("kuberay").rpartition(":")
     for file in (FILES / "kuberay").iterdir():
-        text = file.read_text().replace("{kuberay}", sources).replace("{image}", image).replace("{tag}", version)
-        (folder / file.name).write_text(text)
+        (folder / file.name).write_text(fill(file, kuberay=sources, image=image, tag=version))
     return kubectl("kustomize", str(folder))
 
 
@@ -54,8 +53,8 @@ def _s3() -> str:
     name = f"s3-proxy-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
     metadata = {"name": name, "namespace": "storage"}
     proxy = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"s3_proxy.py": source}}
-    text = (FILES / "s3.yaml").read_text().replace("{seaweedfs}", tag("seaweedfs")).replace("{proxy}", name)
-    return f"{text.replace('{training}', tag('training'))}\n---\n{json.dumps(proxy)}\n"
+    text = fill(FILES / "s3.yaml", seaweedfs=tag("seaweedfs"), training=tag("training"), proxy=name)
+    return f"{text}\n---\n{json.dumps(proxy)}\n"
 
 
 def _make_bucket(storage: Kubectl) -> None:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from io import BytesIO
+from collections.abc import Container, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO, RawIOBase
 from pathlib import Path
-from typing import IO
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from images.build import IMAGES, Image, builder
 from tests.cluster import node, processes
@@ -25,8 +25,8 @@ from tests.cluster.steps import Problem, step, until
 STORE = ROOT / "build" / "images"
 SEED = STORE / "seed"
 IMAGE_ROOT = SEED / "var" / "lib" / "containerd"
-_LAYOUT = STORE / "layout"
 _LOADED = SEED / "loaded.json"
+_OCI = "application/vnd.oci.image"
 SMALL = {
     "pause": ("busybox",),
     "kuberay": ("ray-operator",),
@@ -71,110 +71,139 @@ def build() -> None:
 
 
 def load(layout: Layout) -> None:
-    """Put every image that has changed into the seed, and into the nodes that run."""
+    """Put every image that has changed into the seed and into the nodes. Raises Problem."""
     tool = builder()
     tags = [tag(name) for name in SMALL] + [image.tag for image in IMAGES]
-    wanted = {each: _image_id(tool, each) for each in tags}
-    if missing := [each for each, identity in wanted.items() if not identity]:
+    identities = {each: _image_id(tool, each) for each in tags}
+    if missing := [each for each, identity in identities.items() if not identity]:
         raise Problem(f"{missing[0]} is not built: run `make images`")
     loaded = json.loads(_LOADED.read_text()) if _LOADED.exists() else {}
-    changed = [each for each in tags if loaded.get(each) != wanted[each]]
+    changed = [each for each in tags if loaded.get(each, {}).get("id") != identities[each]]
     if not changed:
         return
-    with step(f"load {len(changed)} images"), _seed_runs():
-        running = [each.name for each in layout.nodes if each.name in processes.running(layout.folder)]
-        targets = [(SEED, "seed"), *((layout.folder, name) for name in running)]
-        pids = [node.host_pid(folder, name) for folder, name in targets]
-        if tool == "buildah":
-            _load_layers(changed, pids)
-        else:
-            for pid in pids:
-                _import(pid, subprocess.Popen([tool, "save", *changed], stdout=subprocess.PIPE))
-    _LOADED.write_text(json.dumps(wanted))
+    running = processes.running(layout.folder)
+    for stopped in (each for each in layout.nodes if each.name not in running):
+        # It would miss these images: it is made anew, from the seed.
+        shutil.rmtree(layout.node_folder(stopped), ignore_errors=True)
+    with _seed_runs() as seed:
+        pids = [seed, *(node.host_pid(layout.folder, each.name) for each in layout.nodes if each.name in running)]
+        for each in changed:
+            with step(f"load {each}"):
+                known = {layer for image in loaded.values() for layer in image["layers"]}
+                layers = _load(tool, each, pids, known)
+            loaded[each] = {"id": identities[each], "layers": layers}
+            _LOADED.write_text(json.dumps(loaded))
 
 
 @contextmanager
-def _seed_runs() -> Iterator[None]:
-    """A containerd on the seed, for the length of the block."""
-    processes.stop(SEED, politely=False)
+def _seed_runs() -> Iterator[int]:
+    """A containerd on the seed, for the length of the block: the number of its first process."""
+    processes.stop(SEED)
     IMAGE_ROOT.mkdir(parents=True, exist_ok=True)
     (SEED / "var" / "tmp").mkdir(exist_ok=True)
     node.start_apart(SEED, "seed", SEED)
     try:
         for _ in until(30):
-            if "seed" in processes.running(SEED) and _answers(node.host_pid(SEED, "seed")):
-                break
+            with suppress(Problem):  # its first process is about to start
+                if _answers(node.host_pid(SEED, "seed")):
+                    break
         else:
             raise Problem(f"containerd is not ready:\n{processes.tail(SEED / 'containerd.log')}")
-        yield
+        yield node.host_pid(SEED, "seed")
     finally:
-        processes.stop(SEED, politely=False)
+        processes.stop(SEED)
 
 
-def _load_layers(tags: Sequence[str], pids: Sequence[int]) -> None:
-    """Import images by an OCI layout in which the layers that were imported before are hollow: known by name and size, but
-    without content. buildah writes only the layers that are not there, and only those are sent."""
-    manifests = []
-    for each in tags:
-        _run("buildah", "push", "--quiet", "--disable-compression", each, f"oci:{_LAYOUT}:image")
-        index = json.loads((_LAYOUT / "index.json").read_text())
-        manifest = index["manifests"][-1] | {"annotations": {"io.containerd.image.name": each}}
-        (_LAYOUT / "index.json").unlink()
-        manifests.append(manifest)
-    layers = [layer for manifest in manifests for layer in _read(manifest)["layers"]]
-    fresh = [path for layer in layers if not _is_hollow(path := _blob(layer["digest"]))]
-    for index, pid in enumerate(pids):
-        command = [*_ctr(pid), "images", "import", "--local", "--discard-unpacked-layers", "-"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as ctr:
-            assert ctr.stdin
-            _send(ctr.stdin, manifests, list(dict.fromkeys(fresh)), hollow=index == len(pids) - 1)
-            assert ctr.stdout
-            said = ctr.stdout.read().decode()
-        if ctr.returncode != 0:
-            shutil.rmtree(_LAYOUT)  # what it holds as known may not be known
-            raise Problem(f"containerd could not import {', '.join(tags)}:\n{said[-2000:]}")
+def _load(tool: str, name: str, pids: Sequence[int], known: Container[str]) -> list[str]:
+    """Send an image to containerds, without the layers that they have unpacked before, and return the digests of all its
+    layers. Nothing is written to disk in between, and no layer is kept packed."""
+    save = {"buildah": ["push", "--quiet", name, f"docker-archive:/dev/stdout:{name}"], "docker": ["save", name]}[tool]
+    importing = ["images", "import", "--local", "--discard-unpacked-layers", "-"]
+    with ExitStack() as ended:
+        source = ended.enter_context(subprocess.Popen([tool, *save], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+        output = ended.enter_context(TemporaryFile())
+        sinks = [
+            ended.enter_context(
+                subprocess.Popen([*_ctr(pid), *importing], stdin=subprocess.PIPE, stdout=output, stderr=output)
+            )
+            for pid in pids
+        ]
+        pipes = [sink.stdin for sink in sinks if sink.stdin]
+        try:
+            layers = _translate(source.stdout or BytesIO(), pipes, name, known)
+            for pipe in pipes:
+                pipe.close()
+        except BrokenPipeError:  # one of them has ended, and says below why
+            source.kill()
+            for sink in sinks:
+                sink.kill()
+        ends = [source.wait(), *(sink.wait() for sink in sinks)]
+        if any(ends):
+            output.seek(0)
+            raise Problem(f"{name} could not be loaded:\n{output.read().decode()[-2000:]}")
+    return layers
 
 
-def _send(pipe: IO[bytes], manifests: Sequence[dict[str, object]], layers: Sequence[Path], *, hollow: bool) -> None:
-    """Write an archive of the images with these layers into the pipe; make each layer hollow when it is sent."""
-    with tarfile.open(fileobj=pipe, mode="w|") as archive:
-        for name, content in (
-            ("oci-layout", {"imageLayoutVersion": "1.0.0"}),
-            ("index.json", {"schemaVersion": 2, "manifests": manifests}),
-        ):
-            encoded = json.dumps(content).encode()
-            entry = tarfile.TarInfo(name)
-            entry.size = len(encoded)
-            archive.addfile(entry, BytesIO(encoded))
-        documents = [_blob(str(each["digest"])) for each in manifests]
-        documents += [_blob(_read(each)["config"]["digest"]) for each in manifests]
-        for path in [*dict.fromkeys(documents), *layers]:
-            archive.add(path, f"blobs/sha256/{path.name}")
-            if hollow and path in layers:
-                size = path.stat().st_size
-                os.truncate(path, 0)
-                os.truncate(path, size)
-    pipe.close()
+def _translate(source: IO[bytes], sinks: Sequence[IO[bytes]], name: str, known: Container[str]) -> list[str]:
+    """Read an archive as `docker save` writes it, and write the OCI archive of the same image without the known layers."""
+    sizes: dict[str, int] = {}
+    documents: dict[str, bytes] = {}
+    with tarfile.open(fileobj=source, mode="r|") as saved, tarfile.open(fileobj=_Tee(sinks), mode="w|") as archive:
+        for entry in saved:
+            if entry.isfile() and entry.name.endswith(".tar"):
+                digest = entry.name.removesuffix(".tar")
+                sizes[digest] = entry.size
+                if digest not in known:
+                    entry.name = f"blobs/sha256/{digest}"
+                    archive.addfile(entry, saved.extractfile(entry))
+            elif entry.isfile() and entry.name.endswith(".json"):
+                content = saved.extractfile(entry)
+                assert content
+                documents[entry.name] = content.read()
+        saved_as = json.loads(documents["manifest.json"])[0]
+        layers = [str(each).removesuffix(".tar") for each in saved_as["Layers"]]
+        config = documents[saved_as["Config"]]
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": f"{_OCI}.manifest.v1+json",
+            "config": _blob(archive, config, "config.v1+json"),
+            "layers": [
+                {"mediaType": f"{_OCI}.layer.v1.tar", "digest": f"sha256:{digest}", "size": sizes[digest]}
+                for digest in layers
+            ],
+        }
+        described = _blob(archive, json.dumps(manifest).encode(), "manifest.v1+json")
+        described["annotations"] = {"io.containerd.image.name": name}
+        _add(archive, "index.json", json.dumps({"schemaVersion": 2, "manifests": [described]}).encode())
+        _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+    return layers
 
 
-def _import(pid: int, source: subprocess.Popen[bytes]) -> None:
-    command = [*_ctr(pid), "images", "import", "--local", "--discard-unpacked-layers", "-"]
-    done = subprocess.run(command, stdin=source.stdout, capture_output=True, text=True, check=False)
-    if source.wait() != 0 or done.returncode != 0:
-        raise Problem(f"containerd could not import the images:\n{done.stderr[-2000:]}")
+class _Tee(RawIOBase):
+    """Writes to several pipes as one file."""
+
+    def __init__(self, sinks: Sequence[IO[bytes]]) -> None:
+        self._sinks = sinks
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any, /) -> int:
+        for sink in self._sinks:
+            sink.write(content)
+        return len(content)
 
 
-def _blob(digest: str) -> Path:
-    return _LAYOUT / "blobs" / "sha256" / digest.removeprefix("sha256:")
+def _blob(archive: tarfile.TarFile, content: bytes, kind: str) -> dict[str, Any]:
+    digest = hashlib.sha256(content).hexdigest()
+    _add(archive, f"blobs/sha256/{digest}", content)
+    return {"mediaType": f"{_OCI}.{kind}", "digest": f"sha256:{digest}", "size": len(content)}
 
 
-def _read(descriptor: dict[str, object]) -> dict[str, object] | object:
-    return json.loads(_blob(str(descriptor["digest"])).read_text())
-
-
-def _is_hollow(path: Path) -> bool:
-    status = path.stat()
-    return status.st_blocks == 0 and status.st_size > 0
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, BytesIO(content))
 
 
 def _ctr(pid: int) -> list[str]:

@@ -94,6 +94,14 @@ def load(folder: Path) -> Layout | None:
     return Layout(**record | {"folder": folder, "nodes": nodes})
 
 
+def fill(template: Path, **settings: str) -> str:
+    """A file with each `{name}` of the settings replaced by its value. Other braces stay."""
+    text = template.read_text()
+    for name, value in settings.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
+
+
 def nodes(environment: Mapping[str, str]) -> tuple[Node, ...]:
     """cpu-1, cpu-2, ... and gpu-1, gpu-2, ...: as many as CPU_NODES and GPU_NODES say (1 each), with GPUS_PER_NODE (4)."""
     pools = (("cpu", 0, "CPU_NODES"), ("gpu", int(environment.get("GPUS_PER_NODE") or 4), "GPU_NODES"))

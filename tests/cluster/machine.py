@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cluster.layout import ADDRESS, FILES, PODS, Node
+from tests.cluster.layout import ADDRESS, FILES, PODS, Node, fill
 from tests.cluster.steps import Problem, step
 
 _LINK = "finetune0"
@@ -69,7 +69,7 @@ def set_up_network(folder: Path, nodes: Sequence[Node]) -> None:
     for address in (ADDRESS, *(node.address for node in nodes)):
         _run("ip", "address", "replace", f"{address}/32", "dev", _LINK)
     if not _has_table("ip", "finetune-cluster"):
-        _run("nft", "--file", "-", stdin=(FILES / "network.nft").read_text().replace("{pods}", PODS))
+        _run("nft", "--file", "-", stdin=fill(FILES / "network.nft", pods=PODS))
     before = folder / "ip_forward"
     if not before.exists():
         before.write_text(_FORWARD.read_text())

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.cluster import processes
 from tests.cluster.certificates import Authority
 from tests.cluster.kubectl import Kubectl, KubectlFailed
-from tests.cluster.layout import ADDRESS, FILES, GPU, Layout, Node
+from tests.cluster.layout import ADDRESS, FILES, GPU, Layout, Node, fill
 from tests.cluster.steps import Problem, step, until
 
 # The disk that emptyDirs, logs of the kubelet and volumes share. A sparse file: it costs what is written.
@@ -41,7 +41,7 @@ def start_apart(cluster: Path, name: str, folder: Path, *kubelet_flags: str) -> 
 
 def stop(layout: Layout, node: Node) -> None:
     """End a node at once, with all that runs on it, as a machine that loses power."""
-    processes.stop(layout.folder, [node.name], politely=False)
+    processes.stop(layout.folder, [node.name])
 
 
 def host_pid(cluster: Path, name: str) -> int:
@@ -99,11 +99,11 @@ def _prepare(layout: Layout, node: Node, folder: Path, image_root: Path) -> None
         subprocess.run(["mkfs.ext4", "-q", "-m", "0", folder / "disk.img"], check=True)
         settings = {"address": node.address, "pods": node.pods, "dns": ADDRESS, "cgroup": node.cgroup}
         settings |= {"folder": str(folder), "pki": str(layout.folder / "pki")}
-        kubelet = _fill(FILES / "kubelet.yaml", settings)
+        kubelet = fill(FILES / "kubelet.yaml", **settings)
         if node.gpus:
             kubelet += f"registerWithTaints: [{{key: {GPU}, value: present, effect: NoSchedule}}]\n"
         (folder / "kubelet.yaml").write_text(kubelet)
-        (var / "lib/cni/net.d/10-pods.conflist").write_text(_fill(FILES / "network.json", settings))
+        (var / "lib/cni/net.d/10-pods.conflist").write_text(fill(FILES / "network.json", **settings))
         (folder / "resolv.conf").write_text(Path("/etc/resolv.conf").read_text())
         user, groups = f"system:node:{node.name}", ["system:nodes"]
         # Last: a node is prepared when its kubeconfig is there.
@@ -141,10 +141,3 @@ def _offer_gpus(kubectl: Kubectl, node: Node) -> None:
     kubectl("patch", "node", node.name, "--subresource=status", "--type=json", f"--patch={patch}")
     offered = "{.status.allocatable." + GPU.replace(".", r"\.") + "}"
     kubectl.wait(f"jsonpath={offered}={node.gpus}", f"node/{node.name}", seconds=60)
-
-
-def _fill(template: Path, settings: dict[str, str]) -> str:
-    text = template.read_text()
-    for name, value in settings.items():
-        text = text.replace(f"{{{name}}}", value)
-    return text

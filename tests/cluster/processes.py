@@ -10,13 +10,14 @@ import select
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.cluster.layout import BIN
 from tests.cluster.steps import Problem, until
 
 _FOLDER, _NAME = "FINETUNE_CLUSTER", "FINETUNE_CLUSTER_PROCESS"
-_POLITE_SECONDS = 10
+_END_SECONDS = 30
 
 
 def start(folder: Path, name: str, command: Sequence[str | Path]) -> None:
@@ -56,30 +57,25 @@ def running(folder: Path) -> dict[str, list[int]]:
     return {name: sorted(pids) for name, pids in found.items()}
 
 
-def stop(folder: Path, names: Iterable[str] | None = None, *, politely: bool = True) -> None:
-    """End the named processes, or all: SIGTERM and after a while SIGKILL; at once SIGKILL if not `politely`."""
+def stop(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Kill the named processes, or all, and wait until they are gone. Nothing here has anything to lose."""
     wanted = None if names is None else set(names)
-    signals = [signal.SIGTERM, signal.SIGKILL] if politely else [signal.SIGKILL]
-    for number in signals:
+    # Again until none is found: one that was about to start another may have done so.
+    for _ in until(_END_SECONDS):
         pids = [pid for name, each in running(folder).items() if wanted is None or name in wanted for pid in each]
-        await_end(pids, number, _POLITE_SECONDS if number == signal.SIGTERM else 60)
-
-
-def await_end(pids: Iterable[int], number: signal.Signals, seconds: float) -> None:
-    """Send a signal to processes and wait until they are gone, or the seconds are over."""
-    descriptors = []
-    for pid in pids:
-        try:
-            descriptors.append(os.pidfd_open(pid))
-            signal.pidfd_send_signal(descriptors[-1], number)
-        except ProcessLookupError:
-            continue
-    for left, descriptor in zip(until(seconds), descriptors, strict=False):
-        poller = select.poll()
-        poller.register(descriptor, select.POLLIN)
-        poller.poll(left * 1000)
-    for descriptor in descriptors:
-        os.close(descriptor)
+        if not pids:
+            return
+        descriptors = []
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                descriptors.append(os.pidfd_open(pid))
+                signal.pidfd_send_signal(descriptors[-1], signal.SIGKILL)
+        for descriptor in descriptors:
+            poller = select.poll()
+            poller.register(descriptor, select.POLLIN)
+            poller.poll(_END_SECONDS * 1000)
+            os.close(descriptor)
+    raise Problem(f"these processes do not end: {pids}")
 
 
 def await_ready(folder: Path, name: str, ready: Callable[[], bool], seconds: float = 60) -> None:
