@@ -14,8 +14,7 @@ ARGS ?=#	arguments of the command behind a target
 UV_VERSION := 0.13.9
 VENV := $(CURDIR)/.venv
 UV := build/tools/uv/bin/uv
-LOCKS := training/requirements.lock requirements-dev.lock
-OPERATOR_LOCK := operator/requirements.lock
+LOCKS := training/requirements.lock operator/requirements.lock requirements-dev.lock
 PROJECTS := training/pyproject.toml operator/pyproject.toml
 READY := $(VENV)/.ready
 SOURCES := training operator images tests examples benchmarks
@@ -42,12 +41,13 @@ setup: $(READY) ## Install the locked versions and both packages into .venv (nee
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## "; print "usage: make TARGET [ARGS=\"...\"]" } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z][a-z-]*:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z][a-z0-9-]*:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 ##@ Develop
 
 .PHONY: test
-test: setup build/bin/weed ## Run every test that needs no cluster. ARGS="-k storage" chooses some (needs Go)
+test: setup ## Run every test that needs no nodes. ARGS="-k storage" chooses some (needs Go)
+	@python -m tests.cluster.programs etcd kubernetes seaweedfs
 	@pytest tests/unit tests/integration $(ARGS)
 
 .PHONY: lint
@@ -71,9 +71,10 @@ generate: setup ## Write the documents that are made from the code: docs/fields.
 .PHONY: lock
 lock: $(UV) ## Resolve the locked versions anew. ARGS=--upgrade takes the newest that the projects allow
 	@$(LOCK) training/pyproject.toml --output-file training/requirements.lock $(ARGS)
-	@$(LOCK) requirements-dev.in --constraint training/requirements.lock --output-file requirements-dev.lock $(ARGS)
-	@$(LOCK) operator/pyproject.toml --constraint training/requirements.lock --output-file $(OPERATOR_LOCK) $(ARGS)
-	@echo "lock: $(LOCKS) $(OPERATOR_LOCK)"
+	@$(LOCK) operator/pyproject.toml --constraint training/requirements.lock --output-file operator/requirements.lock $(ARGS)
+	@$(LOCK) requirements-dev.in --constraint training/requirements.lock --constraint operator/requirements.lock \
+	  --output-file requirements-dev.lock $(ARGS)
+	@echo "lock: $(LOCKS)"
 
 ##@ On a cluster
 
@@ -82,7 +83,7 @@ images: ## Build the images with docker or buildah, if what goes into them has c
 	@$(PYTHON) images/build.py --uv-version=$(UV_VERSION) --base=$(BASE)
 
 .PHONY: cluster-up
-cluster-up: setup ## A real Kubernetes on this machine, with KubeRay and S3 (root). CLUSTER=kind, CONTROL_PLANE_ONLY=1
+cluster-up: setup ## Bring up a real Kubernetes here, with KubeRay and S3 (needs root and Go): docs/cluster.md
 	@$(CLUSTER_COMMAND) up
 
 .PHONY: cluster-status
@@ -94,10 +95,9 @@ cluster-down: setup ## Take the cluster down, with all that it has made on this 
 	@$(CLUSTER_COMMAND) down
 
 .PHONY: e2e
-e2e: setup ## The tests on a cluster: up, test, down. KEEP=1 leaves it up, ARGS="-k rayjob" chooses tests
+e2e: setup ## Run the tests on a cluster: up, test, down. KEEP=1 leaves it up, ARGS="-k rayjob" chooses tests
 	@$(CLUSTER_COMMAND) up
-	@status=0; pytest tests/e2e $(ARGS) || status=$$?; \
-	  [[ -n "$(KEEP)" ]] || $(CLUSTER_COMMAND) down || status=$$?; exit $$status
+	@status=0; pytest tests/e2e $(ARGS) || status=$$?; $(if $(KEEP),,$(CLUSTER_COMMAND) down || status=$$?;) exit $$status
 
 ##@ Measure
 
@@ -109,6 +109,7 @@ bench-training: setup assets ## Compare tokens/s with a plain TRL script and the
 
 .PHONY: clean
 clean: ## Remove .venv, build and caches. Your runs stay
+	@[[ ! -e build/cluster ]] || { echo "clean: a cluster lives in build/cluster: run \`make cluster-down\` first"; exit 1; }
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis training/.mypy_cache
 	@find $(SOURCES) -depth \( -name __pycache__ -o -name '*.egg-info' \) -exec rm -rf {} +
 	@echo "clean: what make had made is gone"
@@ -138,10 +139,6 @@ $(READY): $(LOCKS) $(PROJECTS) | $(UV)
 	@$(UV) pip install --python .venv --exact --no-deps --no-build-isolation \
 	  $(addprefix --requirement ,$(LOCKS)) $(addprefix --editable ,$(dir $(PROJECTS)))
 	@touch $@
-
-# The tests' S3 server; a cluster's programs are built the same way.
-build/bin/weed: tests/cluster/programs/seaweedfs/go.mod tests/cluster/programs/seaweedfs/go.sum | setup
-	@python -m tests.cluster.programs seaweedfs
 
 # A cluster of yours is used only when it is named on the command line: `make e2e KUBECONFIG=...`, not by a variable that
 # happens to be set.

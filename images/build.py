@@ -82,7 +82,7 @@ def build(image: Image, base: str, uv_version: str, *, tool: str) -> bool:
         if _CERTIFICATES.is_dir():
             command += ["--volume", f"{_CERTIFICATES}:{_CERTIFICATES}:ro"]
         if cache := _uv_cache():
-            command += ["--volume", f"{cache}:/root/.cache/uv"]
+            command += ["--volume", f"{cache}:/var/cache/uv"]
             arguments["UV_NO_CACHE"] = "false"
     command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
     if subprocess.run([*command, str(ROOT)], check=False).returncode != 0:

@@ -7,7 +7,7 @@ ARG UV_NO_CACHE=true
 ENV VIRTUAL_ENV=/opt/finetune SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PATH=/opt/uv/bin:$PATH
 COPY operator/requirements.lock /opt/src/
 RUN set -eu; \
-    export PIP_CERT=$SSL_CERT_FILE UV_CACHE_DIR=/root/.cache/uv UV_LINK_MODE=copy; \
+    export PIP_CERT=$SSL_CERT_FILE UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy; \
     python3.11 -m venv /opt/uv; \
     /opt/uv/bin/pip install --quiet --no-cache-dir uv==$UV_VERSION; \
     uv venv --quiet --python python3.11 $VIRTUAL_ENV; \

@@ -21,7 +21,7 @@ ARG UV_VERSION
 ARG UV_NO_CACHE=true
 COPY training/requirements.lock /opt/src/
 RUN set -eu; \
-    export PIP_CERT=$SSL_CERT_FILE UV_CACHE_DIR=/root/.cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=true; \
+    export PIP_CERT=$SSL_CERT_FILE UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=true; \
     python3.11 -m venv /opt/uv; \
     /opt/uv/bin/pip install --quiet --no-cache-dir uv==$UV_VERSION; \
     uv venv --quiet --python python3.11 $VIRTUAL_ENV; \
