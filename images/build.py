@@ -85,8 +85,13 @@ def build(image: Image, base: str, uv_version: str, *, tool: str) -> bool:
             command += ["--volume", f"{cache}:/var/cache/uv"]
             arguments["UV_NO_CACHE"] = "false"
     command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
-    if subprocess.run([*command, str(ROOT)], check=False).returncode != 0:
-        raise CannotBuild(f"{tool} could not build {image.dockerfile.relative_to(ROOT)}: see its output above")
+    log = ROOT / "build" / "images" / f"{image.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        done = subprocess.run([*command, str(ROOT)], stdout=output, stderr=subprocess.STDOUT, check=False)
+    if done.returncode != 0:
+        end = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+        raise CannotBuild(f"{tool} could not build {image.dockerfile.relative_to(ROOT)}. The end of {log}:\n{end}")
     return True
 
 

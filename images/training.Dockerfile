@@ -28,7 +28,7 @@ RUN set -eu; \
     grep -v '^deepspeed==' /opt/src/requirements.lock > /tmp/others.lock; \
     grep '^deepspeed==' /opt/src/requirements.lock > /tmp/deepspeed.lock; \
     uv pip install --quiet --no-deps --requirement /tmp/others.lock; \
-    DS_ACCELERATOR=cpu DS_BUILD_CPU_ADAM=1 DS_BUILD_SHM_COMM=1 \
+    DS_ACCELERATOR=cpu DS_BUILD_CPU_ADAM=1 DS_BUILD_SHM_COMM=1 DS_ENABLE_NINJA=1 \
       uv pip install --quiet --no-cache --no-deps --no-build-isolation --requirement /tmp/deepspeed.lock; \
     rm /tmp/*.lock
 

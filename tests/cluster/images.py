@@ -49,7 +49,8 @@ def bytes_needed() -> int:
 def build() -> None:
     """Build the product's images and those of the cluster's own programs, if they have changed. Raises Problem."""
     tool = builder()
-    _run("make", "-C", str(ROOT), "images")
+    if subprocess.run(["make", "--no-print-directory", "-C", str(ROOT), "images"], check=False).returncode != 0:
+        raise Problem("`make images` failed: its reason is above")
     busybox = shutil.which("busybox")
     if busybox and not (BIN / "busybox").exists():
         shutil.copy2(busybox, BIN / "busybox")
