@@ -129,15 +129,18 @@ $(UV):
 	@$(PYTHON) -m venv --clear build/tools/uv
 	@build/tools/uv/bin/pip install --quiet uv==$(UV_VERSION)
 
-# DeepSpeed ships as source and its build wants torch, so nothing is built in isolation: uv builds when all wheels are in.
+# Wheels first: DeepSpeed ships as source, and its build and those of our own packages want setuptools and torch.
 $(READY): $(LOCKS) $(PROJECTS) | $(UV)
 	@command -v g++ > /dev/null || { echo "setup: g++ is missing. On Debian: apt-get install g++"; exit 1; }
 	@$(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2> /dev/null \
 	  || { echo "setup: $(PYTHON) has no headers. On Debian: apt-get install python3-dev"; exit 1; }
 	@echo "setup: the locked versions into .venv (about 6 GB the first time)"
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
-	@$(UV) pip install --python .venv --exact --no-deps --no-build-isolation \
-	  $(addprefix --requirement ,$(LOCKS)) $(addprefix --editable ,$(dir $(PROJECTS)))
+	@grep --no-filename --invert-match '^deepspeed==' $(LOCKS) > build/wheels.lock
+	@grep --no-filename '^deepspeed==' $(LOCKS) > build/sources.lock
+	@$(UV) pip install --python .venv --exact --no-deps --no-build --requirement build/wheels.lock
+	@$(UV) pip install --python .venv --no-deps --no-build-isolation --requirement build/sources.lock \
+	  $(addprefix --editable ,$(dir $(PROJECTS)))
 	@touch $@
 
 # A cluster of yours is used only when it is named on the command line: `make e2e KUBECONFIG=...`, not by a variable that
