@@ -23,7 +23,7 @@ from tests.cluster.layout import BIN, FOLDER, ROOT, load, nodes
 from tests.cluster.steps import Problem, step
 
 # One whole cluster on a machine, whichever clone it is of: its addresses, cgroups and nftables have one name each.
-_LOCK, _OWNER = Path("/run/lock/finetune-cluster"), Path("/run/finetune-cluster")
+_LOCK, _OWNER = Path("/run/finetune-cluster.lock"), Path("/run/finetune-cluster")
 
 
 def main(command: str) -> None:

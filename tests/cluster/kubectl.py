@@ -57,7 +57,8 @@ class Kubectl:
     def watch(self, what: str, name: str, done: Callable[[dict[str, Any]], bool], *, seconds: int) -> dict[str, Any]:
         """Follow one object until `done` says so of it, and return it as it is then. Raises KubectlFailed."""
         command = [*self.command, "get", what, name, "--watch", "--output=json", f"--request-timeout={seconds}s"]
-        decoder, text = json.JSONDecoder(), ""
+        seen: dict[str, Any] = {}
+        text = ""
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follow:
             assert follow.stdout
             assert follow.stderr
@@ -65,10 +66,10 @@ class Kubectl:
                 text += line
                 if line.rstrip() != "}":  # the end of an object
                     continue
-                seen, _ = decoder.raw_decode(text)
+                seen = json.loads(text)
                 if done(seen):
                     follow.kill()
-                    return dict(seen)
+                    return seen
                 text = ""
             said = (
                 follow.stderr.read().strip()

@@ -92,7 +92,10 @@ def leftovers() -> list[str]:
     found = [f"link {_LINK}"] if Path(f"/sys/class/net/{_LINK}").exists() else []
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
     found += [f"nftables {each}" for each in tables.splitlines() if "finetune" in each or "kube-proxy" in each]
-    found += [f"cgroup {each}" for each in Path("/sys/fs/cgroup").glob("*/finetune-cluster")]
+    root = Path("/sys/fs/cgroup")
+    found += [
+        f"cgroup {each}" for each in (root / "finetune-cluster", *root.glob("*/finetune-cluster")) if each.exists()
+    ]
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     return found + [f"mount {line.split()[4]}" for line in mounts if "/build/cluster/" in line]
 
