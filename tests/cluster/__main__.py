@@ -57,6 +57,7 @@ def _up() -> None:
     layout = replace(saved, nodes=wanted.nodes) if saved else wanted
     if saved and {each.name for each in saved.nodes} - {each.name for each in wanted.nodes}:
         raise Problem("the cluster here has more nodes: run `make cluster-down` before one with fewer")
+    processes.mark_children(FOLDER, "cluster-up")
     with Disk(ROOT) as disk:
         machine.require_space(ROOT, images.bytes_needed() / 1e9)
         machine.install_packages()
@@ -87,7 +88,7 @@ def _down() -> None:
     with step("remove the folder"):
         shutil.rmtree(FOLDER, ignore_errors=True)
         _OWNER.unlink(missing_ok=True)
-    if left := machine.leftovers():
+    if left := machine.leftovers(FOLDER):
         raise Problem("not all could be removed:\n  " + "\n  ".join(left))
 
 

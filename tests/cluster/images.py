@@ -41,8 +41,8 @@ def tag(name: str) -> str:
 
 def bytes_needed() -> int:
     """The most that will be taken of the disk by what is not there yet (measured, and rounded up)."""
-    programs = 0 if (BIN / "kubelet").exists() else 16
-    built = 0 if _LOADED.exists() else 22
+    programs = 0 if (BIN / "kubelet").exists() else 11
+    built = 0 if _LOADED.exists() else 24
     return (programs + built + 2) * 10**9
 
 

@@ -87,9 +87,10 @@ def remove_network(folder: Path) -> None:
         _FORWARD.write_text(before.read_text())
 
 
-def leftovers() -> list[str]:
-    """What of a cluster is on this machine outside its folder: nothing after `cluster-down`."""
-    found = [f"link {_LINK}"] if Path(f"/sys/class/net/{_LINK}").exists() else []
+def leftovers(folder: Path) -> list[str]:
+    """What of a cluster is on this machine: nothing after `cluster-down`."""
+    found = [f"folder {folder}"] if folder.exists() else []
+    found += [f"link {_LINK}"] if Path(f"/sys/class/net/{_LINK}").exists() else []
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
     found += [f"nftables {each}" for each in tables.splitlines() if "finetune" in each or "kube-proxy" in each]
     root = Path("/sys/fs/cgroup")
@@ -97,7 +98,7 @@ def leftovers() -> list[str]:
         f"cgroup {each}" for each in (root / "finetune-cluster", *root.glob("*/finetune-cluster")) if each.exists()
     ]
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    return found + [f"mount {line.split()[4]}" for line in mounts if "/build/cluster/" in line]
+    return found + [f"mount {line.split()[4]}" for line in mounts if f"{folder}/" in line]
 
 
 def _has(name: str) -> bool:

@@ -38,6 +38,11 @@ def start(folder: Path, name: str, command: Sequence[str | Path]) -> None:
         )
 
 
+def mark_children(folder: Path, name: str) -> None:
+    """Give the mark to whatever this process starts from now on: if it is killed, its children do not go on unseen."""
+    os.environ[_FOLDER], os.environ[_NAME] = str(folder), name
+
+
 def running(folder: Path) -> dict[str, list[int]]:
     """The cluster's processes by name, as far as this user may see them. A node's name stands for all that runs in it."""
     found: dict[str, list[int]] = {}

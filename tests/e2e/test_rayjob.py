@@ -20,15 +20,17 @@ def test_a_rayjob_trains_on_both_pools_and_writes_to_s3(kubectl: Kubectl, s3: S3
     running = kubectl.watch(
         "rayjob", "all-reduce", lambda job: job.get("status", {}).get("jobDeploymentStatus") == "Running", seconds=90
     )
-    nodes = {
-        (pod["metadata"]["labels"]["ray.io/node-type"], pod["spec"]["nodeName"])
-        for pod in kubectl.get("pods", "--selector=ray.io/cluster=" + running["status"]["rayClusterName"])["items"]
+    pools = {
+        node["metadata"]["name"]: node["metadata"]["labels"].get("finetune.dev/pool")
+        for node in kubectl.get("nodes")["items"]
     }
+    pods = kubectl.get("pods", f"--selector=ray.io/cluster={running['status']['rayClusterName']}")["items"]
+    placed = [(pod["metadata"]["labels"]["ray.io/node-type"], pools[pod["spec"]["nodeName"]]) for pod in pods]
     ended = kubectl.watch(
         "rayjob", "all-reduce", lambda job: job.get("status", {}).get("jobDeploymentStatus") in _ENDED, seconds=90
     )
     assert ended["status"]["jobStatus"] == "SUCCEEDED"
-    assert nodes == {("head", "cpu-1"), ("worker", "gpu-1")}
+    assert sorted(placed) == [("head", "cpu"), ("worker", "gpu"), ("worker", "gpu")]
     written = {
         entry["path"]: bytes(obstore.get(s3, entry["path"]).bytes())
         for entry in obstore.list(s3, kubectl.namespace).collect()

@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import os
+import signal
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -140,3 +142,15 @@ def test_an_image_is_another_when_any_input_of_it_is(tmp_path: Path, monkeypatch
     source.rename(source.with_name("other.py"))
     digests.append(build._digest([source.parent], "base"))
     assert len(set(digests)) == 5
+
+
+def test_what_a_killed_command_had_started_is_stopped_with_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FINETUNE_CLUSTER", "FINETUNE_CLUSTER_PROCESS"):
+        monkeypatch.setenv(name, "")
+    processes.mark_children(tmp_path, "cluster-up")
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        assert processes.running(tmp_path) == {"cluster-up": [child.pid]}
+        processes.stop(tmp_path)
+    assert child.returncode == -signal.SIGKILL
