@@ -9,23 +9,22 @@ from __future__ import annotations
 import faulthandler
 import json
 import logging
-import os
 import shlex
-import signal
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 from rich.console import Console, RenderableType
 
 from finetune_training import attempt as attempts
+from finetune_training import checkpoint_commands
 from finetune_training.attempt import Attempt, Request
+from finetune_training.cluster_status import Status, status_for
 from finetune_training.display import progress_on
-from finetune_training.environment import quiet, set_up_ray
+from finetune_training.environment import end_at_sigterm, quiet, set_up_ray
 from finetune_training.failure import FinetuneError, classify, user_error
+from finetune_training.guarded import console_on, guarded
 from finetune_training.jobfile import json_schema, read_job
 from finetune_training.result import RunResult
 from finetune_training.storage import open_store
@@ -40,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(checkpoint_commands.app, name="checkpoints")
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="A FineTuneJob file (YAML).")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Ranks. Default: one for each GPU here, or one.")]
 
@@ -51,7 +51,7 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget this run's attempts and checkpoints first.")] = False,
 ) -> None:
     """Train, evaluate and export. Run it again to go on after an interruption."""
-    _guarded(lambda: _run(job_file, workers, fresh=fresh))
+    guarded(lambda: _run(job_file, workers, fresh=fresh))
 
 
 @app.command()
@@ -62,8 +62,8 @@ def validate(
     ] = None,
 ) -> None:
     """Check the file, and print what would be done: batches, ranks, the DeepSpeed config."""
-    console = _console(sys.stdout)
-    _guarded(lambda: console.out(plan_text(read_job(job_file), ranks=workers), highlight=False))
+    console = console_on(sys.stdout)
+    guarded(lambda: console.out(plan_text(read_job(job_file), ranks=workers), highlight=False))
 
 
 @app.command()
@@ -89,7 +89,7 @@ def predict(
     from finetune_training.ask import Question, ask
 
     question = Question(target, prompt, input_uri, output_uri, max_new_tokens, temperature, base=base, chat=chat)
-    _guarded(lambda: ask(question, _console(sys.stdout)))
+    guarded(lambda: ask(question, console_on(sys.stdout)))
 
 
 @app.command()
@@ -101,7 +101,7 @@ def schema() -> None:
 @app.command()
 def report(job_file: JobFile) -> None:
     """Say where the report of a finished run is, and what came of it."""
-    _guarded(lambda: _report(job_file))
+    guarded(lambda: _report(job_file))
 
 
 def main() -> None:
@@ -111,36 +111,52 @@ def main() -> None:
 
 
 def _run(job_file: Path, workers: int | None, *, fresh: bool) -> None:
+    """However it ends, the cluster hears of it."""
+    with status_for(job_file) as status:
+        try:
+            result = _result(job_file, workers, status, fresh=fresh)
+        except typer.Exit:  # told already
+            raise
+        except BaseException as error:
+            status.end(classify(error))
+            raise
+        status.end(result)
+
+
+def _result(job_file: Path, workers: int | None, status: Status, *, fresh: bool) -> RunResult:
+    """The run's result: there already, or of a new attempt."""
     job = read_job(job_file)
     store = attempts.run_store(job)
     attempt = attempts.start_anew(store) if fresh else None
     text = job_file.read_text(encoding="utf-8")
     attempts.remember(store, job, text)
-    console = _console(sys.stdout)
+    console = console_on(sys.stdout)
     if attempt is None and (result := attempts.finished(store)):
         console.print(f"{job.name} is done already. Start it anew with --fresh.", markup=False)
         console.print(_summary(result, store.uri, job_file))
-        return
+        return result
     attempt = attempt or attempts.claim(store)
     attempt.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet(attempt.folder / "driver.log") as terminal:
-            result = _attempt(Request(job, text, workers), attempt, _console(terminal))
+        with quiet(attempt.folder / "driver.log") as terminal, attempt.shipped():
+            result = _attempt(Request(job, text, workers), attempt, console_on(terminal), status)
     finally:
         _keep(attempt, console)
     console.print(_summary(result, store.uri, job_file))
+    return result
 
 
-def _attempt(request: Request, attempt: Attempt, console: Console) -> RunResult:
+def _attempt(request: Request, attempt: Attempt, console: Console, status: Status) -> RunResult:
     set_up_ray()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, with Ray ended too
+    end_at_sigterm()
     from finetune_training.run import execute
 
     try:
         with progress_on(console) as sink:
-            return execute(request, attempt, sink)
+            return execute(request, attempt, [sink, status])
     except BaseException as error:
         failure = classify(error)
+        status.end(failure)
         (attempt.folder / "failure.json").write_text(failure.to_json(), encoding="utf-8")
         logging.getLogger(__name__).exception("The attempt failed")
         show_failure(failure, log=f"{attempt.store.uri}/{attempt.key}/driver.log", console=console)
@@ -161,34 +177,10 @@ def _report(job_file: Path) -> None:
     result = attempts.finished(store)
     if result is None:
         raise user_error("NotFinished", f"{store.uri} has no result yet.", f"Run it: finetune run {job_file}")
-    _console(sys.stdout).print(_summary(result, store.uri, job_file))
+    console_on(sys.stdout).print(_summary(result, store.uri, job_file))
 
 
 def _summary(result: RunResult, uri: str, job_file: Path) -> RenderableType:
     prompt = result.samples[0].prompt if result.samples else "Hello"
     command = f"finetune predict {shlex.quote(str(job_file))} {shlex.quote(prompt[:60])}"
     return summary(result, report=f"{uri}/{attempts.REPORT}", result_uri=f"{uri}/result", command=command)
-
-
-def _guarded(command: Callable[[], None]) -> None:
-    """Any failure becomes one clear message and its exit code."""
-    try:
-        command()
-    except typer.Exit:
-        raise
-    except BrokenPipeError:  # `finetune validate job.yaml | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise typer.Exit(1) from None
-    except (Exception, KeyboardInterrupt) as error:
-        failure = classify(error)
-        show_failure(failure, log=None)
-        if not isinstance(error, FinetuneError | KeyboardInterrupt):
-            traceback.print_exc()
-        raise typer.Exit(failure.exit_code) from error
-
-
-def _console(stream: TextIO) -> Console:
-    """A console on `stream`. What its encoding cannot show becomes `?`, never an error."""
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="replace")
-    return Console(file=stream, highlight=False)

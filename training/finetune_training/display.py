@@ -20,7 +20,19 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune_training import wording
-from finetune_training.progress import CheckpointSaved, Evaluated, Event, Resumed, Stage, StageStarted, Step, Warned
+from finetune_training.progress import (
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    MemoryUse,
+    Prepared,
+    Restarted,
+    Resumed,
+    Stage,
+    StageStarted,
+    Step,
+    Warned,
+)
 
 _SECONDS_BETWEEN_LINES = 10.0
 _LINES_PER_RUN = 20
@@ -66,8 +78,10 @@ class LiveProgress(_Display):
                 is_first, self._step = self._step is None, event
                 if is_first:  # the bar appears at once; later steps wait for the next frame
                     self._live.refresh()
-            case Warned():
-                self._say("! ", event.message, "yellow")
+            case MemoryUse() if not event.change:
+                pass
+            case Warned() | Restarted() | MemoryUse():
+                self._say("! ", _describe(event).removeprefix("Warning: "), "yellow")
             case _:
                 self._say("  ", _describe(event), "dim")
 
@@ -136,6 +150,8 @@ class PlainProgress(_Display):
         self._shown: Step | None = None
 
     def show(self, event: Event) -> None:
+        if isinstance(event, MemoryUse) and not event.change:
+            return
         if isinstance(event, Step):
             if not self._is_due(event):
                 return
@@ -165,6 +181,9 @@ def _describe(event: Event) -> str:
     match event:
         case StageStarted():
             return f"{event.stage}: {event.note}" if event.note else event.stage
+        case Prepared():
+            samples, tokens = wording.times(event.samples, "sample"), wording.times(event.tokens, "token")
+            return f"Data: {samples}, {tokens}: {wording.share(event.useful_token_ratio)} full"
         case Step():
             numbers = f"loss {wording.loss(event.loss)}, {wording.count(event.tokens_per_second)} tokens/s"
             return f"Step {event.step:,}/{event.total_steps:,}: {numbers}, ETA {wording.clock(event.eta_seconds)}"
@@ -175,6 +194,10 @@ def _describe(event: Event) -> str:
             return f"Step {event.step:,}: checkpoint saved, {wording.size(event.bytes)}"
         case Resumed():
             return f"Resumed from step {event.step:,}: {event.uri}"
+        case Restarted():
+            return f"Warning: {event.why} The ranks start again (number {event.restart})."
+        case MemoryUse():
+            return f"Warning: memory has run out; from now on {event.change}"
         case Warned():
             return f"Warning: {event.message}"
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+from finetune_training.failure import Terminated
 
 
 def set_up_ray() -> None:
@@ -21,16 +24,24 @@ def set_up_ray() -> None:
     its servers listen on this machine, and without one any user of it could run code. A cluster of RAY_ADDRESS decides
     for itself."""
     os.environ |= {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process for what launch.py sees for itself
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # images and autoscalers take minutes
     if "ray" in sys.modules:  # too late: Ray has read them
         return
     if not os.environ.get("RAY_ADDRESS"):
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        # A process that waits for this node to be drained.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     elif "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token" if os.environ.get("RAY_AUTH_TOKEN") else "disabled"
+
+
+def end_at_sigterm() -> None:
+    """SIGTERM ends this process as Ctrl-C does, with Ray ended too."""
+
+    def end(*_: object) -> None:
+        raise Terminated("this process was told to end (SIGTERM)")
+
+    signal.signal(signal.SIGTERM, end)
 
 
 @contextmanager
@@ -53,6 +64,7 @@ def quiet(log: Path) -> Iterator[TextIO]:
         try:
             yield terminal
         finally:
+            logging.basicConfig(level=logging.WARNING, force=True)  # on standard error again: `file` is closed soon
             sys.stdout.flush()
             sys.stderr.flush()
             for descriptor, original in zip((1, 2), saved, strict=True):

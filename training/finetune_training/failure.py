@@ -21,6 +21,8 @@ class FailureClass(StrEnum):
     DATA = "Data"
     OUT_OF_MEMORY = "OutOfMemory"
     INFRASTRUCTURE = "Infrastructure"
+    PREEMPTED = "Preempted"
+    HANG = "Hang"
     INTERRUPTED = "Interrupted"
     FENCED = "Fenced"
     UNKNOWN = "Unknown"
@@ -33,6 +35,8 @@ EXIT_CODES = {
     FailureClass.OUT_OF_MEMORY: 4,
     FailureClass.INFRASTRUCTURE: 5,
     FailureClass.FENCED: 6,
+    FailureClass.PREEMPTED: 7,
+    FailureClass.HANG: 8,
     FailureClass.INTERRUPTED: 130,
 }
 
@@ -67,6 +71,10 @@ class FinetuneError(Exception):
 
     def __reduce__(self) -> tuple[type[FinetuneError], tuple[Failure]]:
         return (FinetuneError, (self.failure,))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends this process as Ctrl-C does, but it is not the user who wants it."""
 
 
 def user_error(reason: str, message: str, remedy: str = "", *, detail: str = "") -> FinetuneError:
@@ -107,6 +115,7 @@ _BY_TYPE: dict[str, tuple[FailureClass, str]] = {
     "torch.distributed.DistBackendError": (FailureClass.INFRASTRUCTURE, "Collective"),
     "torch.distributed.DistNetworkError": (FailureClass.INFRASTRUCTURE, "Collective"),
     "torch.distributed.DistStoreError": (FailureClass.INFRASTRUCTURE, "Collective"),
+    "finetune_training.failure.Terminated": (FailureClass.PREEMPTED, "Preempted"),
     "builtins.KeyboardInterrupt": (FailureClass.INTERRUPTED, "Interrupted"),
     "builtins.ConnectionError": (FailureClass.INFRASTRUCTURE, "Network"),
 }
@@ -135,11 +144,12 @@ _REMEDIES = {
 
 
 def classify(error: BaseException, *, rank: int | None = None) -> Failure:
-    """The failure behind `error`: the first one of its chain of causes that is recognised, else class Unknown."""
-    for cause in _chain(error):
-        failure = _recognise(cause)
-        if failure is not None:
-            return replace(failure, rank=failure.rank if failure.rank is not None else rank)
+    """The failure behind `error`: the first one of its chain of causes that is recognised, else class Unknown. Memory that has
+    run out comes before what it did to others."""
+    found = [failure for cause in _chain(error) if (failure := _recognise(cause))]
+    if found:
+        failure = next((each for each in found if each.cls is FailureClass.OUT_OF_MEMORY), found[0])
+        return replace(failure, rank=failure.rank if failure.rank is not None else rank)
     message = f"{type(error).__name__}: {error}".strip()
     return Failure(FailureClass.UNKNOWN, "Unknown", message, _REMEDIES["Unknown"], rank=rank)
 
@@ -150,7 +160,9 @@ def _chain(error: BaseException) -> list[BaseException]:
     current: BaseException | None = error
     while current is not None and current not in chain:
         chain.append(current)
-        carried: list[Any] = [getattr(current, name, None) for name in ("cause", "controller_failure")]
+        carried: list[Any] = [
+            getattr(current, name, None) for name in ("cause", "controller_failure", "health_check_failure")
+        ]
         nested = next((error for error in carried if isinstance(error, BaseException)), None)
         current = nested or current.__cause__ or current.__context__
     return chain

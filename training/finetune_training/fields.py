@@ -27,19 +27,20 @@ def markdown() -> str:
         "",
         "Generated from `finetune_training/spec.py` by `make generate`. `finetune schema` prints the same as JSON schema.",
         "",
-        *_section(RunSpec, "spec", "What is trained."),
+        *section(RunSpec, "spec", "What is trained."),
         "## Fields for a cluster",
         "",
         "Accepted in the same file and ignored on one machine: "
         + ", ".join(f"`{name}`" for name in sorted(CLUSTER_FIELDS))
         + "; in `resources`: "
         + ", ".join(f"`{name}`" for name in sorted(CLUSTER_RESOURCE_FIELDS))
-        + ".",
+        + ". [fields-cluster.md](fields-cluster.md) explains them, and `status`.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _section(model: type[BaseModel], path: str, intro: str) -> list[str]:
+def section(model: type[BaseModel], path: str, intro: str) -> list[str]:
+    """The table of a model's fields, and below it those of the models in it."""
     lines = [f"## `{path}`", "", intro, "", "| field | type | default | meaning |", "| --- | --- | --- | --- |"]
     below: list[str] = []
     for field in model.model_fields.values():
@@ -50,7 +51,7 @@ def _section(model: type[BaseModel], path: str, intro: str) -> list[str]:
         )
         if nested:
             suffix = "[]" if get_origin(field.annotation) is list else ""
-            below += _section(nested, f"{path}.{name}{suffix}", field.description or _doc(nested))
+            below += section(nested, f"{path}.{name}{suffix}", field.description or _doc(nested))
     return [*lines, "", *below]
 
 
@@ -76,7 +77,8 @@ def _type_name(annotation: Any) -> str:
         return _NAMES[origin]
     if hasattr(annotation, "__metadata__"):
         return _type_name(arguments[0])
-    return " or ".join(map(_type_name, arguments)) if arguments else _NAMES[annotation]
+    named = [argument for argument in arguments if argument is not type(None)]
+    return " or ".join(map(_type_name, named)) if named else _NAMES.get(annotation, "any")
 
 
 def _bounds(field: FieldInfo) -> str:
@@ -92,6 +94,8 @@ def _default(field: FieldInfo, nested: type[BaseModel] | None) -> str:
     if field.is_required():
         return "required"
     if nested and not isinstance(field.default, list):
+        return ""
+    if field.default is None:
         return ""
     value = field.default.value if isinstance(field.default, Enum) else field.default
     shown = {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else value

@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from finetune_training.progress import CheckpointSaved, Evaluated, Resumed, Step, Warned
+from finetune_training.progress import CheckpointSaved, Evaluated, Restarted, Resumed, Step, Warned
 
-_EVENTS = {kind.__name__: kind for kind in (Step, Evaluated, CheckpointSaved, Resumed, Warned)}
+_EVENTS = {kind.__name__: kind for kind in (Step, Evaluated, CheckpointSaved, Restarted, Resumed, Warned)}
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ def read_history(records: Iterable[dict[str, Any]]) -> History:
                 checkpoints[event.uri] = event
             case Resumed():
                 _go_back(steps, evaluations, event.step + 1)
+            case Restarted():
+                warnings[f"The ranks were started again: {event.why}"] = None
             case Warned():
                 warnings[event.message] = None
         ended = record.get("time", ended)
@@ -69,7 +71,7 @@ def read_history(records: Iterable[dict[str, Any]]) -> History:
     )
 
 
-def _event(record: dict[str, Any]) -> Step | Evaluated | CheckpointSaved | Resumed | Warned | None:
+def _event(record: dict[str, Any]) -> Step | Evaluated | CheckpointSaved | Restarted | Resumed | Warned | None:
     kind = _EVENTS.get(record.get("event", ""))
     if kind is None:
         return None

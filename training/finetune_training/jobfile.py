@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +23,15 @@ from finetune_training.spec import API_VERSION, CLUSTER_FIELDS, CLUSTER_RESOURCE
 Location = tuple[str | int, ...]
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Which object of a cluster a file was made from."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
 def read_job(path: Path) -> Job:
     """The job in the file at `path`. Raises a User error: unreadable file, broken YAML, wrong fields."""
     try:
@@ -31,6 +41,17 @@ def read_job(path: Path) -> Job:
     except (OSError, UnicodeDecodeError) as error:
         raise user_error("FileUnreadable", f"{path} cannot be read: {error}.") from error
     return parse_job(text, name=str(path))
+
+
+def read_identity(path: Path) -> Identity | None:
+    """The identity in the file at `path`, whatever else is wrong with that file; None when it has none."""
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        metadata = body["metadata"]
+        found = [metadata.get("namespace", "default"), metadata["name"], metadata["uid"]]
+    except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return Identity(*found) if all(isinstance(each, str) and each for each in found) else None
 
 
 def parse_job(text: str, *, name: str) -> Job:

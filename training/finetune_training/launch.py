@@ -1,126 +1,80 @@
-"""The ranks of an attempt as Ray Train workers.
+"""The ranks of an attempt as Ray Train workers, once: from their start to their end.
 
-In: a `Task`. Out: its events, as they happen, and at the end what came of it: trained, interrupted, or a `Failure` with
-the rank that failed first. Ray is embedded (this process starts and ends it) unless RAY_ADDRESS names a cluster. One
-actor, the `Line`, carries events from the ranks to the driver, and back the wish to stop.
+In: a `Task`. Out: its events, as they happen, and at the end what came of it: trained, or a `Failure` that says why not.
+Ray is embedded (this process starts and ends it) unless RAY_ADDRESS names a cluster. One actor, the `Line` (rank.py), carries
+events from the ranks to the driver, and back the wish to stop.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 import queue
 import signal
-import sys
 import threading
-import traceback
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from finetune_training.cluster import is_embedded
-from finetune_training.failure import Failure, FinetuneError, classify, infrastructure_error
-from finetune_training.progress import Event, Report, Trained, Warned
-from finetune_training.worker import Context, Task, train
+from finetune_training.cluster import LOOK_SECONDS, draining_watched, on_node, on_nodes
+from finetune_training.container import HostMemory, host_memory
+from finetune_training.environment import end_at_sigterm
+from finetune_training.failure import Failure, FailureClass, FinetuneError
+from finetune_training.listen import LAST, Draining, Heard, Message, Signalled, first_cause, listen
+from finetune_training.preemption import DRIVER_TOLD, LOSSES, Place, explained, stopped
+from finetune_training.progress import Event, Trained
+from finetune_training.rank import Line, run_rank, stacks_path
+from finetune_training.stacks import Found, collect, culprit, end, told
+from finetune_training.worker import Task
 
 logger = logging.getLogger(__name__)
+STACKS = "stacks.txt"
+_ANSWER_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class RankFailed:
-    """A rank's last word."""
-
-    failure: Failure
-    traceback: str
-
-
-@dataclass(frozen=True)
-class StopAsked:
-    """The user, or the machine, wants the run to stop."""
-
-
-_LAST = None
-Message = Report | RankFailed | StopAsked | None
-
-
-def launch(task: Task, *, logs: Path, on_event: Callable[[Event], None]) -> Trained:
-    """Run the task's ranks. Ctrl-C (or SIGTERM) once: they save a checkpoint and stop; twice: at once. Raises a
-    FinetuneError."""
-    line = _Line.remote()  # type: ignore[attr-defined]
+def launch(task: Task, *, spread: bool, folder: Path, on_event: Callable[[Event], None]) -> Trained:
+    """Run the task's ranks; with `spread` each on a machine of its own. Ctrl-C, SIGTERM, or a machine of theirs that is
+    told to end: they save a checkpoint and stop. A second signal ends it at once. Ranks that do not move any more are ended;
+    their stacks are in `folder` then. Raises a FinetuneError."""
+    # Here, where it is lost only together with the driver: a machine of ranks that is lost must not take the line along.
+    here = on_node(ray.get_runtime_context().get_node_id())
+    line = Line.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
     outcome: list[BaseException] = []
+    found: list[Found] = []
     threads = [
         threading.Thread(target=_pump, args=(line, messages), name="events", daemon=True),
-        threading.Thread(target=_fit, args=(task, line, logs, outcome), name="ray-train", daemon=True),
+        threading.Thread(target=_fit, args=(task, spread, line, outcome), name="ray-train", daemon=True),
     ]
-    with _signals_to(messages):
+    with _signals_to(messages), draining_watched(lambda nodes: messages.put(Draining(nodes))):
         for thread in threads:
             thread.start()
-        trained, failed = _listen(messages, on_event, stop=lambda: line.stop.remote())
+        heard = listen(
+            messages,
+            on_event,
+            stop=lambda: line.stop.remote(),
+            on_hang=lambda heard: found.extend(_end_hanging(task, heard.places, folder)),
+        )
         threads[-1].join()
-    if trained is None or failed or outcome:
-        raise FinetuneError(_first_cause(failed, outcome))
-    return trained
+    with suppress(ray.exceptions.RayError):  # it may be gone with the cluster
+        ray.kill(line)
+    if heard.hung:
+        raise FinetuneError(_hang(heard.hung, found, f"{task.store.uri}/attempts/{task.turn.attempt}/{STACKS}"))
+    if heard.trained and heard.trained.interrupted:  # the checkpoint is there, whatever has become of the ranks since
+        with_driver = heard.stopped_by and heard.taken is DRIVER_TOLD
+        raise FinetuneError(stopped(heard.trained.step, DRIVER_TOLD if with_driver else heard.stopped_by))
+    if heard.trained is None or heard.failed or outcome:
+        raise FinetuneError(_explained(heard, outcome))
+    return heard.trained
 
 
-def _listen(
-    messages: queue.SimpleQueue[Message], on_event: Callable[[Event], None], *, stop: Callable[[], object]
-) -> tuple[Trained | None, list[RankFailed]]:
-    trained: Trained | None = None
-    failed: list[RankFailed] = []
-    while True:
-        match message := messages.get():
-            case None:
-                return trained, failed
-            case StopAsked():
-                on_event(Warned("Asked to stop: saving a checkpoint after this step. Once more stops at once."))
-                stop()
-            case RankFailed():
-                failed.append(message)
-                logger.error("Rank %s failed:\n%s", message.failure.rank, message.traceback)
-            case Trained():
-                trained = message
-            case _:
-                on_event(message)
-
-
-def _first_cause(failed: list[RankFailed], outcome: list[BaseException]) -> Failure:
-    """Of several failures the one that explains the others: a rank that is gone makes its peers' collectives fail."""
-    failures = [report.failure for report in failed]
-    failures += [_lost(classify(error, rank=rank)) for problem in outcome for rank, error in _by_rank(problem)]
-    consequences = ("Collective", "Unknown")
-    return (
-        next((failure for failure in failures if failure.reason not in consequences), failures[0])
-        if failures
-        else _silent()
-    )
-
-
-def _by_rank(problem: BaseException) -> list[tuple[int | None, BaseException]]:
-    ranks: dict[int, BaseException] = getattr(problem, "worker_failures", None) or {}
-    return list(ranks.items()) or [(None, problem)]
-
-
-def _lost(failure: Failure) -> Failure:
-    """Ray tells all that it knows of a worker; the user needs to know that it is gone."""
-    if failure.reason != "WorkerLost" or failure.rank is None:
-        return failure
-    return replace(
-        failure, message=f"Rank {failure.rank} is gone: its process died without a word.", detail=failure.message
-    )
-
-
-def _silent() -> Failure:
-    return infrastructure_error(
-        "ClusterLost",
-        "Ray ended before the ranks did.",
-        "Run the same command again: it resumes from the last checkpoint.",
-    ).failure
+def _explained(heard: Heard, outcome: list[BaseException]) -> Failure:
+    failure = explained(first_cause(heard.failed, outcome), heard.taken)
+    return _short_of_memory(failure, heard.places) or failure if failure.reason in LOSSES else failure
 
 
 def _pump(line: Any, messages: queue.SimpleQueue[Message]) -> None:
@@ -131,121 +85,114 @@ def _pump(line: Any, messages: queue.SimpleQueue[Message]) -> None:
             batch = ray.get(line.drain.remote())
         except Exception:
             logger.exception("The line to the ranks is cut")
-            batch = [_LAST]
+            batch = [LAST]
         for message in batch:
             messages.put(message)
-            if message is _LAST:
+            if message is LAST:
                 return
 
 
-def _fit(task: Task, line: Any, logs: Path, outcome: list[BaseException]) -> None:
+def _fit(task: Task, spread: bool, line: Any, outcome: list[BaseException]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     resources = {"CPU": 1, "GPU": 1} if task.on_gpu else {"CPU": 1}
     try:
         TorchTrainer(
-            _rank,
-            train_loop_config={"task": task, "line": line, "logs": str(logs)},
-            scaling_config=ScalingConfig(num_workers=task.ranks, use_gpu=task.on_gpu, resources_per_worker=resources),
+            run_rank,
+            train_loop_config={"task": task, "line": line},
+            scaling_config=ScalingConfig(
+                num_workers=task.ranks,
+                use_gpu=task.on_gpu,
+                resources_per_worker=resources,
+                # STRICT: when the first machine is up and the next is not yet, SPREAD would put all ranks on the first.
+                placement_strategy="STRICT_SPREAD" if spread else "PACK",
+            ),
             run_config=RunConfig(
-                name=f"attempt-{task.attempt}",
-                storage_path=_ray_storage(task),
-                # Attempts are ours: a restart inside one would meet its own claims and checkpoints.
+                name=f"attempt-{task.turn}",
+                # For what Ray Train keeps of its own. It would share checkpoints there; ours go to the store themselves.
+                storage_path=str(task.staging / "ray"),
+                # Starting again is ours (repair.py): it needs a turn of its own in the store.
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
             ),
         ).fit()
     except BaseException as error:  # handed to the driver's thread
         logger.exception("Ray Train ended with an error")
         outcome.append(error)
+        time.sleep(2 * LOOK_SECONDS)  # if it is for a node that was told to end, the driver hears of that first
     with suppress(ray.exceptions.RayError):  # then the line is cut, and the driver knows
         ray.get(line.end.remote())
 
 
-def _rank(config: dict[str, Any]) -> None:
-    """One rank, in its own process: `worker.train` with a context made of Ray's."""
-    from ray import train as ray_train
-
-    task, line = config["task"], config["line"]
-    ray_context = ray_train.get_context()
-    rank = ray_context.get_world_rank()
-
-    def report(event: Report) -> bool:
-        return bool(ray.get(line.tell.remote(event)))
-
-    with _log_of_rank(rank, task, config["logs"]):
-        try:
-            train(task, Context(rank, ray_context.get_world_size(), ray_context.get_local_rank(), report))
-        except BaseException as error:
-            traceback.print_exc()
-            ray.get(line.tell.remote(RankFailed(classify(error, rank=rank), traceback.format_exc())))
-            raise
+# ── ranks that hang, or were killed for want of memory ──────────────────────────────────────────────────────────────
 
 
-@ray.remote(num_cpus=0)
-class _Line:
-    """Carries messages in order. Every message is answered with whether to stop."""
-
-    def __init__(self) -> None:
-        self._messages: asyncio.Queue[Message] = asyncio.Queue()
-        self._stopping = False
-
-    async def tell(self, message: Message) -> bool:
-        await self._messages.put(message)
-        return self._stopping
-
-    async def drain(self) -> list[Message]:
-        """At least one message."""
-        batch = [await self._messages.get()]
-        while not self._messages.empty():
-            batch.append(self._messages.get_nowait())
-        return batch
-
-    async def stop(self) -> None:
-        self._stopping = True
-
-    async def end(self) -> None:
-        await self._messages.put(_LAST)
+def _end_hanging(task: Task, places: Mapping[int, Place], folder: Path) -> list[Found]:
+    """Their stacks, kept; they are killed, so that Ray Train ends."""
+    asked = {
+        node: {rank: (place.pid, stacks_path(task, rank)) for rank, place in places.items() if place.node == node}
+        for node in {place.node for place in places.values()}
+    }
+    found = sorted(
+        (each for answer in on_nodes(collect, asked, seconds=_ANSWER_SECONDS).values() for each in answer),
+        key=lambda each: each.rank,
+    )
+    pids = {node: [pid for pid, _ in ranks.values()] for node, ranks in asked.items()}
+    on_nodes(end, pids, seconds=_ANSWER_SECONDS)
+    try:
+        (folder / STACKS).write_text(told(found), encoding="utf-8")
+    except OSError:  # a full disk: the sentence is left
+        logger.warning("The stacks could not be kept", exc_info=True)
+    return found
 
 
-@contextmanager
-def _log_of_rank(rank: int, task: Task, logs: str) -> Iterator[None]:
-    """Everything this process prints goes to the rank's log, which is brought to the store at the end."""
-    local = task.store.folder
-    folder = Path(logs) if local else task.staging
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"rank-{rank}.log"
-    with path.open("a", buffering=1, encoding="utf-8") as log:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        for descriptor in (1, 2):
-            os.dup2(log.fileno(), descriptor)
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            if not local:
-                task.store.upload(path, f"attempts/{task.attempt}/{path.name}")
+def _hang(hung: tuple[float, int], found: list[Found], where: str) -> Failure:
+    seconds, step = hung
+    who = culprit(found)
+    return Failure(
+        FailureClass.HANG,
+        "Hang",
+        f"No step for {seconds:.0f} s after step {step}.{f' {who}' if who else ''}",
+        f"What every rank was doing is in {where}. Running it again resumes from the last checkpoint.",
+    )
 
 
-def _ray_storage(task: Task) -> str:
-    """Ray Train wants a place that every node sees, though it keeps nothing there that we use."""
-    return str(task.staging / "ray") if is_embedded() else f"{task.store.uri}/attempts/{task.attempt}/ray"
+def _short_of_memory(failure: Failure, places: Mapping[int, Place]) -> Failure | None:
+    """The kernel kills without a word: only its counter tells that it was for want of memory."""
+    anyone = failure.rank is None or failure.reason == "Collective"
+    lost = {rank: place for rank, place in sorted(places.items()) if anyone or rank == failure.rank}
+    answers = on_nodes(_memory, dict.fromkeys(place.node for place in lost.values()), seconds=_ANSWER_SECONDS)
+    for rank, place in lost.items():
+        now = answers.get(place.node)
+        if now and now.kills > place.kills:
+            limit = f" of {now.limit / 2**30:.1f} GiB" if now.limit else ""
+            return replace(
+                failure,
+                cls=FailureClass.OUT_OF_MEMORY,
+                reason="OutOfMemory",
+                message=f"Rank {rank} on {place.address} was killed by the kernel: its host memory{limit} was used up.",
+                remedy="Give the workers more memory (on a cluster spec.resources.worker.memory), or the run a smaller "
+                "spec.training.microBatchSize.",
+                rank=rank,
+            )
+    return None
+
+
+def _memory(_: None) -> HostMemory:
+    return host_memory()
 
 
 @contextmanager
 def _signals_to(messages: queue.SimpleQueue[Message]) -> Iterator[None]:
-    """Ctrl-C, and SIGTERM (what Kubernetes sends): the first is a message like others, wherever this thread is; the
-    next ends it at once."""
+    """Ctrl-C and SIGTERM: the first is a message like others, wherever this thread is; the next ends it at once."""
 
-    def ask(*_: object) -> None:
-        for number in numbers:
-            signal.signal(number, signal.default_int_handler)
-        messages.put(StopAsked())
+    def tell(number: int, _: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        end_at_sigterm()
+        messages.put(Signalled(number))
 
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, ask) for number in numbers]
+    before = [signal.signal(number, tell) for number in numbers]
     try:
         yield
     finally:

@@ -12,8 +12,8 @@ from typing import Any
 
 import deepspeed
 import torch
-from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_training import tokenizer as tokenizers
 from finetune_training.failure import user_error
@@ -71,6 +71,14 @@ def lora_config(spec: RunSpec) -> LoraConfig | None:
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def empty_adapter(folder: Path, spec: RunSpec) -> PeftModel:
+    """The model of a LoRA run as an outline, without a byte of weights."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.model.trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.model.trust_remote_code)
+        return get_peft_model(model, lora_config(spec))
 
 
 def save_weights(trainer: Any, folder: Path) -> None:

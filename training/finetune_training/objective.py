@@ -25,6 +25,7 @@ from finetune_training.engine import MAX_GRAD_NORM, Batch
 from finetune_training.failure import user_error
 from finetune_training.model import flattens, lora_config
 from finetune_training.position import EMPTY, Plan
+from finetune_training.reshape import settle
 from finetune_training.shards import IGNORE
 from finetune_training.spec import Precision, RunSpec, Scheduler
 
@@ -132,12 +133,25 @@ class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._save_state(self)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Called when the engine has loaded the checkpoint."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            settle(self.model_wrapped)
+
     def write_state(self, folder: Path) -> None:
         """This rank's part of a checkpoint: engine shards, scheduler, RNG states, trainer state."""
         self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
         if self.args.should_save:
             self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def state_bytes(self) -> int:
+        """About what `write_state` will write: FP32 weights and Adam's two moments of what is trained, this rank's share of
+        them under ZeRO, and the weights themselves."""
+        trained = [each for each in self.model.parameters() if each.requires_grad]
+        shared_by = self.args.world_size if self.model_wrapped.zero_optimization() else 1
+        return sum(_numel(each) * (each.element_size() + 12 // shared_by) for each in trained)
 
     @torch.no_grad()
     def held_out_loss(self, dataset: Dataset) -> tuple[float, int]:
@@ -227,6 +241,11 @@ def sft_trainer(
         peft_config=lora_config(spec),
         callbacks=callbacks,
     )
+
+
+def _numel(parameter: Any) -> int:
+    """Of the whole parameter, also where ZeRO-3 holds a part of it."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def _row(sample: dict[str, Any]) -> TensorBatch:

@@ -39,9 +39,20 @@ class StageStarted:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """The data is there. `useful_token_ratio`: what share of the packed positions is tokens, not padding."""
+
+    samples: int
+    tokens: int
+    useful_token_ratio: float
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
 class Step:
     """One optimizer step. `loss`: mean over the step's supervised tokens. `tokens_per_second`: all tokens of all ranks,
-    padding not counted, over this step's time. `gradient_norm` before clipping."""
+    padding not counted, over this step's time. `gradient_norm` before clipping. `memory_peak`: bytes of host memory, the most of
+    any rank's machine or container since it started."""
 
     step: int
     total_steps: int
@@ -54,19 +65,21 @@ class Step:
     seconds: float
     tokens_per_second: float
     eta_seconds: float
+    memory_peak: int | None = None
     time: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)
 class Evaluated:
     """Loss on the held-out rows: `loss` is the mean over `supervised_tokens`; perplexity is exp(loss). `baseline`: of
-    the base model."""
+    the base model. `seconds`: that it took; 0 if it is repeated from an earlier attempt."""
 
     step: int
     loss: float
     perplexity: float
     supervised_tokens: int
     baseline: bool
+    seconds: float = 0.0
     time: float = field(default_factory=time.time)
 
 
@@ -91,6 +104,29 @@ class Resumed:
 
 
 @dataclass(frozen=True)
+class Restarted:
+    """The ranks are started again in the same attempt, for the `restart`-th time. `why`: a sentence."""
+
+    restart: int
+    why: str
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """The settings that decide how much memory the ranks need (ladder.py), whenever they are started with others. `rung`: steps
+    down from what was asked for; `change`: what these have changed, in words, empty for none."""
+
+    rung: int
+    micro_batch_size: int
+    gradient_checkpointing: bool
+    stage: int
+    offload: str
+    change: str
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
 class Warned:
     """Something that the user should know, though the run goes on."""
 
@@ -107,8 +143,16 @@ class Trained:
     time: float = field(default_factory=time.time)
 
 
-Event = StageStarted | Step | Evaluated | CheckpointSaved | Resumed | Warned
-Report = Event | Trained
+@dataclass(frozen=True)
+class Away:
+    """From rank 0 to the driver: the ranks do something between two steps (save, evaluate) that takes as long as it takes;
+    `over`: they step on."""
+
+    over: bool = False
+
+
+Event = StageStarted | Prepared | Step | Evaluated | CheckpointSaved | Resumed | Restarted | MemoryUse | Warned
+Report = Event | Trained | Away
 
 
 class Sink(Protocol):

@@ -7,12 +7,14 @@ This is the order in which things happen; how each is done is in the room of its
 from __future__ import annotations
 
 import json
-import tempfile
+import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune_training.attempt import (
+    METRICS,
     REPORT,
     RESULT,
     Attempt,
@@ -23,18 +25,29 @@ from finetune_training.attempt import (
     resolved,
     versions,
 )
-from finetune_training.checkpoint import check_fence
-from finetune_training.cluster import Cluster, cluster_for, ray_session, run_task
+from finetune_training.cluster import Cluster, cluster_for, ray_session, run_task, staging_folder
 from finetune_training.engine import batch_of
-from finetune_training.failure import Failure, FailureClass, FinetuneError
+from finetune_training.failure import FinetuneError
 from finetune_training.fetch import default_cache, fetch_tokenizer
 from finetune_training.finish import Finish, Finished, finish
 from finetune_training.history import History, read_history
-from finetune_training.launch import launch
+from finetune_training.lineage import check_fence
 from finetune_training.model_card import render_model_card
 from finetune_training.modelfiles import check_context
 from finetune_training.prepare import prepare, prepared
-from finetune_training.progress import Evaluated, Event, MetricsFile, Resumed, Sink, Stage, StageStarted, Trained
+from finetune_training.progress import (
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    MetricsFile,
+    Prepared,
+    Resumed,
+    Sink,
+    Stage,
+    StageStarted,
+    Trained,
+)
+from finetune_training.repair import Repair
 from finetune_training.report import ReportInputs, render_report
 from finetune_training.result import Evaluations, RunResult, Scores
 from finetune_training.shards import DataManifest
@@ -42,12 +55,14 @@ from finetune_training.spec import ArtifactFormat, Job
 from finetune_training.storage import open_store
 from finetune_training.worker import Task
 
+logger = logging.getLogger(__name__)
 
-def execute(request: Request, attempt: Attempt, sink: Sink) -> RunResult:
-    """Do it. Every event goes to `sink` and to the attempt's metrics.jsonl."""
-    metrics = MetricsFile(attempt.folder / "metrics.jsonl")
+
+def execute(request: Request, attempt: Attempt, sinks: Sequence[Sink]) -> RunResult:
+    """Do it. Every event goes to `sinks` and to the attempt's metrics.jsonl."""
+    metrics = MetricsFile(attempt.metrics)
     try:
-        return _Run(request, attempt, [metrics, sink]).execute()
+        return _Run(request, attempt, [metrics, *sinks]).execute()
     finally:
         metrics.close()
 
@@ -71,20 +86,18 @@ class _Run:
         job, tokenizer_folder = self._resolve()
         self._tell(StageStarted(Stage.PREPARING, "starting Ray"))
         # One CPU more than the ranks take: Ray Data starves without it (ray#44687).
-        with (
-            ray_session(cpus=(self._request.workers or 1) + 1),
-            tempfile.TemporaryDirectory(prefix="finetune-") as staging,
-        ):
+        with ray_session(cpus=(self._request.workers or 1) + 1), staging_folder() as staging:
             cluster = cluster_for(job.spec, workers=self._request.workers)
             batch_of(job.spec, ranks=cluster.ranks)
             self._tell(StageStarted(Stage.PREPARING, "the data"))
             data = self._data(job, tokenizer_folder)
-            task = self._task(job, data, cluster, Path(staging))
+            self._tell(_prepared(data))
+            task = self._task(job, data, cluster, staging)
             self._tell(StageStarted(Stage.STARTING, _describe(cluster)))
-            trained = launch(task, logs=self._attempt.folder, on_event=self._tell)
-            if trained.interrupted:
-                raise FinetuneError(_interrupted(trained))
-            check_fence(self._store, self._attempt.number)
+            repair = Repair(task, self._attempt, cluster, self._tell)
+            trained = repair.train()
+            task, self._attempt = repair.task, repair.attempt
+            check_fence(self._store, self._attempt.turn)
             self._tell(StageStarted(Stage.EXPORTING, "answers and artifacts"))
             result = self._result(task, trained, self._finish(task))
         self._publish(result, data, job)
@@ -117,12 +130,12 @@ class _Run:
         return Task(
             job=job,
             base=self._request.job.spec.model,
-            attempt=self._attempt.number,
+            turn=self._attempt.turn,
+            inherited=self._attempt.inherited,
             store=self._store,
             data=data,
             ranks=cluster.ranks,
             on_gpu=cluster.on_gpu,
-            cache=default_cache(),
             staging=staging,
             versions=versions(),
         )
@@ -161,7 +174,7 @@ class _Run:
 
     def _publish(self, result: RunResult, data: DataManifest, located_job: Job) -> None:
         """Report, model cards, and last the metrics: with them the run is done."""
-        check_fence(self._store, self._attempt.number)
+        check_fence(self._store, self._attempt.turn)
         job, statistics = self._request.job, data.statistics
         inputs = ReportInputs(job, self._request.text, result, statistics, data.max_length, self._records())
         self._store.put(REPORT, render_report(inputs).encode())
@@ -178,8 +191,8 @@ class _Run:
         texts = []
         for number in sorted(int(name) for name in self._store.folders("attempts") if name.isdigit()):
             here = number == self._attempt.number
-            path = self._attempt.folder / "metrics.jsonl"
-            texts.append(path.read_bytes() if here else self._store.get(f"attempts/{number}/metrics.jsonl") or b"")
+            kept = self._attempt.metrics.read_bytes() if here else self._store.get(f"attempts/{number}/{METRICS}")
+            texts.append(kept or b"")
         lines = [_record(line) for text in texts for line in text.splitlines()]
         return [line for line in lines if line is not None]
 
@@ -188,6 +201,14 @@ class _Run:
             self._resumed_from = event.step
         for sink in self._sinks:
             sink.show(event)
+        if isinstance(event, CheckpointSaved):
+            self._keep_metrics()
+
+    def _keep_metrics(self) -> None:
+        try:
+            self._attempt.keep_metrics()
+        except FinetuneError:  # with the next checkpoint, or at the end
+            logger.warning("The metrics could not be kept", exc_info=True)
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
@@ -209,13 +230,9 @@ def _describe(cluster: Cluster) -> str:
     return f"{cluster.ranks} {kind} worker{'s' if cluster.ranks > 1 else ''}"
 
 
-def _interrupted(trained: Trained) -> Failure:
-    return Failure(
-        FailureClass.INTERRUPTED,
-        "Interrupted",
-        f"Stopped after step {trained.step}; its checkpoint is saved.",
-        "Run the same command again: it goes on from there.",
-    )
+def _prepared(data: DataManifest) -> Prepared:
+    tokens = sum(shard.tokens for shard in data.train)
+    return Prepared(data.train_samples, tokens, data.statistics.useful_token_ratio)
 
 
 def _evaluations(history: History) -> Evaluations:

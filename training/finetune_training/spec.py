@@ -19,16 +19,10 @@ KIND = "FineTuneJob"
 # The cluster's half of the same file (design: "where it runs", "how it lives"): accepted and ignored on a laptop.
 CLUSTER_FIELDS = frozenset(
     {
-        "image",
-        "env",
-        "envFrom",
-        "serviceAccountName",
-        "suspend",
-        "backoffLimit",
-        "activeDeadlineSeconds",
-        "ttlSecondsAfterFinished",
+        "image", "env", "envFrom", "serviceAccountName", "suspend",
+        "backoffLimit", "activeDeadlineSeconds", "pendingDeadlineSeconds", "ttlSecondsAfterFinished",
     }
-)
+)  # fmt: skip
 CLUSTER_RESOURCE_FIELDS = frozenset({"pool", "worker", "head"})
 
 
@@ -251,6 +245,13 @@ class DeepSpeed(_Model):
         return self
 
 
+class ResumeFrom(_Model):
+    """Another run's checkpoint to begin with, as long as this run has none of its own. Empty: the base model."""
+
+    uri: str = Field(default="", max_length=2048)
+    """A checkpoint's or a run's folder. All goes on from it if data, seed, batch, stage are the same; else its weights do."""
+
+
 class Checkpoint(_Model):
     """Where the run lives, and how often it is saved."""
 
@@ -259,7 +260,8 @@ class Checkpoint(_Model):
     every_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 500
     """Steps between checkpoints. 0: only when the run is interrupted, and at its end."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 2
-    """How many checkpoints stay: the newest ones."""
+    """How many of the newest checkpoints stay. The one with the lowest held-out loss stays too."""
+    resume_from: ResumeFrom = ResumeFrom()
 
 
 class Evaluation(_Model):
@@ -308,6 +310,7 @@ class RunSpec(_Model):
     checkpoint: Checkpoint = Checkpoint()
     evaluation: Evaluation = Evaluation()
     output: Annotated[list[Output], Field(max_length=8)] = []
+    """What comes out besides the run's own `result/`."""
     resources: Resources = Resources()
 
     @field_validator("output")

@@ -17,11 +17,13 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from finetune_training.checkpoint import Checkpointer
+from finetune_training.container import host_memory
 from finetune_training.failure import FinetuneError, user_error
+from finetune_training.manifest import Reached
 from finetune_training.model import check_isolation
 from finetune_training.objective import ExactSFTTrainer
 from finetune_training.position import EMPTY
-from finetune_training.progress import Evaluated, Event, Stage, StageStarted, Step
+from finetune_training.progress import Away, Evaluated, Report, Stage, StageStarted, Step
 from finetune_training.result import Scores
 from finetune_training.spec import RunSpec
 from finetune_training.world import World
@@ -37,7 +39,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         spec: RunSpec,
         *,
         world: World,
-        report: Callable[[Event], bool],
+        report: Callable[[Report], bool],
         checkpointer: Checkpointer,
         validation: Dataset | None,
         baseline: Scores | None,
@@ -47,9 +49,12 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         self.baseline = baseline
         self.trainer: ExactSFTTrainer | None = None
         self.interrupted = False
+        self._away = False
+        self._memory_peak: int | None = None
         self._lengths: Any = None
         self._step_started = 0.0
         self._recent: list[float] = []
+        self._metrics: dict[str, float] = {}
 
     def attach(self, trainer: ExactSFTTrainer) -> None:
         """The trainer takes its callbacks when it is made, so it can only be known afterwards."""
@@ -58,12 +63,21 @@ class Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_batch(self) -> None:
         """The samples of the next step are about to be read."""
+        if self._away and self._world.rank == 0:
+            self._report(Away(over=True))
+        self._away = False
         self._step_started = time.perf_counter()
 
     def save(self, trainer: ExactSFTTrainer) -> None:
-        step = trainer.state.global_step
-        samples = min(step * trainer.plan.global_batch_size, trainer.plan.positions)
-        self._checkpointer.save(step, trainer.write_state, samples=samples, baseline=self.baseline)
+        step, plan = trainer.state.global_step, trainer.plan
+        reached = Reached(
+            step=step,
+            samples=min(step * plan.global_batch_size, plan.positions),
+            epoch=plan.epoch_at(step),
+            metrics=self._metrics,
+            baseline=self.baseline,
+        )
+        self._checkpointer.save(trainer.write_state, reached, estimate=trainer.state_bytes())
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         assert self.trainer is not None
@@ -76,6 +90,8 @@ class Steps(TrainerCallback):  # type: ignore[misc]
             scores = self.baseline
             self._report(Evaluated(0, scores.loss, scores.perplexity, scores.supervised_tokens, baseline=True))
         if state.global_step == 0 and self._spec.evaluation.baseline and self._validation is not None:
+            if self._world.rank == 0:
+                self._report(StageStarted(Stage.EVALUATING, "the base model"))
             self.baseline = self.evaluate(baseline=True)
         if self._world.rank == 0:
             self._report(StageStarted(Stage.TRAINING))
@@ -85,25 +101,35 @@ class Steps(TrainerCallback):  # type: ignore[misc]
             return
         step = self._measure(state, logs)
         stop = self._report(step) if self._world.rank == 0 else False
-        stop = self._world.gather((stop, step.loss))[0][0]
+        told = self._world.gather((stop, host_memory().peak))
+        stop, self._memory_peak = told[0][0], max((peak for _, peak in told if peak), default=None)
         self._check_finite(step)
+        self._metrics = {"loss": step.loss}
         self._checkpointer.poll()
         last = state.global_step >= state.max_steps
         checkpoint, evaluation = self._spec.checkpoint, self._spec.evaluation
         control.should_save = stop or last or _due(state.global_step, checkpoint.every_steps)
         control.should_training_stop = control.should_training_stop or stop
         self.interrupted = stop and not last
-        if _due(state.global_step, evaluation.every_steps) and not (last or stop) and self._validation is not None:
-            self.evaluate(baseline=False)
+        evaluates = (
+            _due(state.global_step, evaluation.every_steps) and not (last or stop) and self._validation is not None
+        )
+        self._away = control.should_save or evaluates
+        if self._away and self._world.rank == 0:
+            self._report(Away())
+        if evaluates:
+            self._metrics["evalLoss"] = self.evaluate(baseline=False).loss
 
     def evaluate(self, *, baseline: bool) -> Scores:
         """Collective. The scores on the held-out samples, reported."""
         assert self.trainer is not None
         assert self._validation is not None
+        began = time.perf_counter()
         loss, tokens = self.trainer.held_out_loss(self._validation)
         scores = Scores(loss=loss, perplexity=math.exp(min(loss, 700.0)), supervised_tokens=tokens)
         if self._world.rank == 0:
-            self._report(Evaluated(self.trainer.state.global_step, loss, scores.perplexity, tokens, baseline))
+            seconds = time.perf_counter() - began
+            self._report(Evaluated(self.trainer.state.global_step, loss, scores.perplexity, tokens, baseline, seconds))
         return scores
 
     def _measure(self, state: TrainerState, logs: dict[str, Any]) -> Step:
@@ -124,6 +150,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
             seconds=seconds,
             tokens_per_second=tokens / seconds,
             eta_seconds=(state.max_steps - state.global_step) * fmean(self._recent),
+            memory_peak=self._memory_peak,
         )
 
     def _check_finite(self, step: Step) -> None:

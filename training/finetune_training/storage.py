@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +26,24 @@ from finetune_training.failure import user_error
 from finetune_training.store_failures import check_endpoint, endpoint, translated, unwritable
 
 SCHEMES = ("s3", "gs", "az", "file")
-# obstore retries 5xx, 429, resets and timeouts with jittered backoff for this long.
-RETRY_TIMEOUT = timedelta(seconds=120)
+PATIENCE = "FINETUNE_STORE_PATIENCE_SECONDS"
+_PATIENCE_SECONDS, _RETRY_SECONDS = 600.0, 120.0
 _BIG = 2**20
+
+
+def patience() -> float:
+    """Seconds for which a store may fail without a break before a checkpoint, and with it the attempt, does."""
+    try:
+        return float(os.environ.get(PATIENCE, _PATIENCE_SECONDS))
+    except ValueError:
+        raise user_error(
+            "InvalidPatience", f"{PATIENCE} is no number: {os.environ[PATIENCE]!r}.", "Write seconds."
+        ) from None
+
+
+def _retry_timeout() -> timedelta:
+    """For this long obstore itself retries 5xx, 429, resets and timeouts, with jittered backoff."""
+    return timedelta(seconds=min(patience(), _RETRY_SECONDS))
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,7 @@ class Store:
     """A folder in an object store."""
 
     uri: str
-    retry_timeout: timedelta = RETRY_TIMEOUT
+    retry_timeout: timedelta = field(default_factory=_retry_timeout)
 
     @cached_property
     def _client(self) -> ObjectStore:
@@ -145,7 +160,7 @@ class Store:
             return False
 
     def upload(self, path: Path, key: str) -> None:
-        """Write the file at `path`, in parallel parts when it is large."""
+        """Write the file at `path`, in parallel parts when it is large. In a local folder it is on the disk afterwards."""
         with translated(self._at(key)):
             obstore.put(
                 self._client,
@@ -155,6 +170,8 @@ class Store:
                 chunk_size=8 * _BIG,
                 max_concurrency=4,
             )
+            if self.folder:
+                _sync(self.folder / key)
 
     def download(self, key: str, path: Path) -> None:
         """Fetch an object to `path`: the file is there whole or not at all. Raises FileNotFoundError."""
@@ -230,6 +247,15 @@ def local_path(uri: str) -> Path | None:
             )
         return Path(unquote(path))
     return None if "://" in uri else Path(uri).expanduser().absolute()
+
+
+def _sync(path: Path) -> None:
+    """What a machine that loses power would forget, is written down."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _make_folder(path: Path) -> None:

@@ -16,6 +16,8 @@ from obstore import exceptions
 from finetune_training.failure import FinetuneError, infrastructure_error, user_error
 
 _DENIED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "AccessDenied")
+# As AWS, SeaweedFS and MinIO say it, and the operating system (EDQUOT).
+_QUOTA = ("QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "Disk quota exceeded", "os error 122")
 _FULL = ("No space left on device", "os error 28")
 _UNWRITABLE = (
     "Read-only file system",
@@ -53,6 +55,13 @@ def _by_text(uri: str, error: BaseException) -> FinetuneError:
         return _no_such_bucket(uri)
     if any(code in text for code in _DENIED):
         return _access_denied(uri, error)
+    if any(known in text for known in _QUOTA):
+        return user_error(
+            "StoreQuotaExceeded",
+            f"{uri}: the store's quota is used up.",
+            "Raise the quota or free space, then run the same command again.",
+            detail=_short(error),
+        )
     if any(known in text for known in _FULL):
         return infrastructure_error(
             "DiskFull", f"{uri}: no space left on device.", "Free space, then run the same command again."

@@ -85,6 +85,16 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
+def brief(seconds: float) -> str:
+    """In as few letters as a table has room for: `40s`, `3m10s`, `2h05m`, `2d04h`."""
+    whole = max(0, round(seconds))
+    for unit, smaller, per in (("d", "h", 3600), ("h", "m", 60), ("m", "s", 1)):
+        length = per * (24 if unit == "d" else 60)
+        if whole >= length:
+            return f"{whole // length}{unit}{whole % length // per:02d}{smaller}"
+    return f"{whole}s"
+
+
 def size(number: int) -> str:
     """Decimal units, as on disks: `12.4 MB`."""
     value, unit = float(number), "B"

@@ -14,30 +14,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_training.checkpoint import Checkpointer, Facts, Restored, check_fence, restore
-from finetune_training.engine import batch_of, deepspeed_config
-from finetune_training.fetch import fetch_model
+from finetune_training.checkpoint import Checkpointer, Origin
+from finetune_training.engine import batch_of, deepspeed_config, merged
+from finetune_training.fetch import default_cache, fetch_model
+from finetune_training.lineage import check_fence
+from finetune_training.manifest import Facts
 from finetune_training.position import Plan
 from finetune_training.progress import Report, Resumed, Stage, StageStarted, Trained
+from finetune_training.reshape import loading
+from finetune_training.restore import Restored, restore
+from finetune_training.resume_from import Elsewhere, begin_with, resume_from
 from finetune_training.shards import DataManifest, Shard, fetch_shards
 from finetune_training.spec import Job, MethodType, ModelSpec
 from finetune_training.storage import Store
+from finetune_training.turn import Turn
 from finetune_training.world import TorchWorld, World
 
 
 @dataclass(frozen=True)
 class Task:
     """What the ranks are to do. `job` has its local URIs made absolute and the model's revision pinned; `base` is
-    the model as the user wrote it; `store` is the run's folder; `cache` and `staging` are folders on each node."""
+    the model as the user wrote it; `inherited` are the checkpoints that may be loaded, newest first; `store` is the run's
+    folder; `staging` is a folder on each node."""
 
     job: Job
     base: ModelSpec
-    attempt: int
+    turn: Turn
+    inherited: list[str]
     store: Store
     data: DataManifest
     ranks: int
     on_gpu: bool
-    cache: Path
     staging: Path
     versions: dict[str, str]
 
@@ -62,18 +69,34 @@ def train(task: Task, context: Context) -> None:
     world = _join(task, context)
     say = context.report if context.rank == 0 else (lambda _: False)
     say(StageStarted(Stage.STARTING, "loading the model"))
-    model_folder = _first_of_node(world, lambda: fetch_model(task.job.spec.model, cache=task.cache).folder)
-    restored = restore(task.store, facts=_facts(task), world=world, cache=task.staging / "restored", report=say)
+    model_folder = _first_of_node(world, lambda: fetch_model(task.job.spec.model, cache=default_cache()).folder)
+    cache = task.staging / "restored"
+    restored = restore(task.store, task.inherited, facts=_facts(task), world=world, cache=cache, report=say)
+    elsewhere = None
+    if restored is None:
+        cache = task.staging / "resume-from"
+        elsewhere = resume_from(task.job.spec, facts=_facts(task), world=world, cache=cache, report=say)
+    staging = task.staging / f"rank-{context.rank}"
+    shutil.rmtree(staging, ignore_errors=True)  # of a rank that was lost while it saved
     checkpointer = Checkpointer(
         task.store,
         facts=_facts(task),
         world=world,
-        staging=task.staging / f"rank-{context.rank}",
+        staging=staging,
         keep=task.job.spec.checkpoint.keep,
+        origin=Origin(task.inherited, restored.name if restored else None),
         report=say,
     )
     try:
-        _train(task, world, say, model_folder=model_folder, restored=restored, checkpointer=checkpointer)
+        _train(
+            task,
+            world,
+            say,
+            model_folder=model_folder,
+            restored=restored,
+            elsewhere=elsewhere,
+            checkpointer=checkpointer,
+        )
     finally:
         checkpointer.close()
 
@@ -85,11 +108,13 @@ def _train(
     *,
     model_folder: Path,
     restored: Restored | None,
+    elsewhere: Elsewhere | None,
     checkpointer: Checkpointer,
 ) -> None:
     from finetune_training.steps import Steps
 
     spec = task.job.spec
+    restored = restored or (elsewhere.restored if elsewhere else None)
     validation = _dataset(task, world, task.data.validation)
     if validation is not None and spec.evaluation.max_samples:
         validation = validation.select(range(min(len(validation), spec.evaluation.max_samples)))
@@ -99,9 +124,11 @@ def _train(
         report=say,
         checkpointer=checkpointer,
         validation=validation,
-        baseline=restored.manifest.baseline if restored else None,
+        baseline=restored.manifest.reached.baseline if restored else None,
     )
-    trainer = _build(task, world, steps, model_folder)
+    trainer = _build(task, world, steps, model_folder, restored.folder if restored else None)
+    if elsewhere:
+        begin_with(elsewhere, trainer.model, world)
     if restored:
         trainer.first_step = restored.manifest.step
         say(Resumed(restored.manifest.step, restored.uri))
@@ -115,7 +142,7 @@ def _train(
     say(Trained(trainer.state.global_step, steps.interrupted))
 
 
-def _build(task: Task, world: World, steps: Any, model_folder: Path) -> Any:
+def _build(task: Task, world: World, steps: Any, model_folder: Path, resume_from: Path | None) -> Any:
     """The trainer. The arguments come before the model: they tell transformers about ZeRO-3."""
     from finetune_training import objective
     from finetune_training.model import load_model, load_tokenizer
@@ -129,11 +156,12 @@ def _build(task: Task, world: World, steps: Any, model_folder: Path) -> Any:
         epochs=spec.training.epochs,
         max_steps=spec.training.max_steps,
     )
+    config = deepspeed_config(spec, ranks=world.size, on_gpu=task.on_gpu)
     args = objective.sft_config(
         spec,
         batch,
         steps=plan.steps,
-        deepspeed=deepspeed_config(spec, ranks=world.size, on_gpu=task.on_gpu),
+        deepspeed=merged(config, loading(resume_from) if resume_from else {}),
         on_gpu=task.on_gpu,
         folder=task.staging / "trainer",
     )
@@ -192,7 +220,7 @@ def _publish_weights(task: Task, world: World, trainer: Any) -> None:
         lora = task.job.spec.method.type is MethodType.LORA
         if lora:
             name_base(folder, task.base, revision=task.job.spec.model.revision)
-        check_fence(task.store, task.attempt)
+        check_fence(task.store, task.turn)
         publish(folder, task.store.child("result", "adapter" if lora else "merged"))
         shutil.rmtree(folder)
     world.gather(None)
@@ -201,7 +229,8 @@ def _publish_weights(task: Task, world: World, trainer: Any) -> None:
 def _facts(task: Task) -> Facts:
     spec = task.job.spec
     return Facts(
-        attempt=task.attempt,
+        attempt=task.turn.attempt,
+        restart=task.turn.restart,
         world_size=task.ranks,
         zero_stage=spec.deepspeed.stage,
         method=spec.method.type,

@@ -7,9 +7,12 @@ its own, so that it never waits behind NCCL and works for values on the host.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
+
+from finetune_training.failure import Failure, FinetuneError, classify
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
@@ -55,3 +58,28 @@ class TorchWorld:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.group)
         return values
+
+
+def together(world: World, find: Callable[[], T]) -> list[T]:
+    """Every rank's finding. Collective. A failure of one is raised on all: the others would wait for it."""
+    found: T | Failure
+    try:
+        found = find()
+    except Exception as error:
+        found = classify(error, rank=world.rank)
+    everyones = world.gather(found)
+    failure = next((each for each in everyones if isinstance(each, Failure)), None)
+    if failure:
+        raise FinetuneError(failure)
+    return [each for each in everyones if not isinstance(each, Failure)]
+
+
+def first_of(world: World, find: Callable[[], T]) -> T:
+    """What rank 0 has found. Collective."""
+    found = together(world, lambda: find() if world.rank == 0 else None)[0]
+    return cast(T, found)
+
+
+def first_problem(world: World, find: Callable[[], str]) -> str:
+    """The first rank's words of what is wrong, empty if no rank has found anything. Collective."""
+    return next((problem for problem in together(world, find) if problem), "")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_training.attempt import Resolved, claim, located, remember, resolve, resolved, start_anew
-from finetune_training.checkpoint import check_fence
+from finetune_training.attempt import Resolved, asked, claim, located, remember, resolve, resolved, start_anew
 from finetune_training.failure import FailureClass, FinetuneError
+from finetune_training.lineage import check_fence
 from finetune_training.spec import Job
 from finetune_training.storage import Store
 
@@ -47,10 +48,12 @@ def test_starting_anew_fences_whoever_still_runs_and_keeps_the_data(store: Store
     remember(store, job(), "yaml")
     new = start_anew(store)
     with pytest.raises(FinetuneError) as raised:
-        check_fence(store, old.number)
+        check_fence(store, old.turn)
     assert raised.value.failure.cls is FailureClass.FENCED
-    check_fence(store, new.number)
-    assert [entry.key for entry in store.entries()] == [f"attempts/{new.number}/claim", "data/x/manifest.json"]
+    check_fence(store, new.turn)
+    assert new.inherited == []
+    kept = [f"attempts/{new.number}/claim", f"attempts/{new.number}/inherits.json", "data/x/manifest.json"]
+    assert [entry.key for entry in store.entries()] == kept
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,48 @@ def test_a_run_does_not_go_on_as_another(store: Store) -> None:
         remember(store, job(training={"learningRate": 1e-3, "seed": 1}), "second")
     assert reason(raised) == "JobChanged"
     assert "spec.training.learningRate, spec.training.seed" in raised.value.failure.message
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [({}, {"uri": "runs/other"}), ({"uri": "runs/other"}, {"uri": "runs/third"}), ({"uri": "x"}, {})],
+)
+def test_where_a_run_begins_does_not_change(store: Store, first: dict[str, str], second: dict[str, str]) -> None:
+    remember(store, job(checkpoint={"resumeFrom": first}), "first")
+    remember(store, job(checkpoint={"resumeFrom": first, "keep": 9}), "the same")
+    with pytest.raises(FinetuneError) as raised:
+        remember(store, job(checkpoint={"resumeFrom": second}), "second")
+    assert reason(raised) == "JobChanged"
+    assert "spec.checkpoint.resumeFrom.uri" in raised.value.failure.message
+
+
+def test_a_run_that_is_older_than_resume_from_goes_on(store: Store) -> None:
+    remember(store, job(), "first")
+    written = json.loads(store.get("spec.json") or b"")
+    del written["checkpoint"]
+    store.put("spec.json", json.dumps(written).encode())
+    remember(store, job(), "second")
+    with pytest.raises(FinetuneError) as raised:
+        remember(store, job(checkpoint={"resumeFrom": {"uri": "runs/other"}}), "third")
+    assert "spec.checkpoint.resumeFrom.uri" in raised.value.failure.message
+
+
+def test_what_was_asked_for_can_be_read_again(store: Store) -> None:
+    assert asked(store) is None
+    remember(store, job(training={"seed": 3}), "yaml")
+    found = asked(store)
+    assert found is not None
+    assert found.training.seed == 3
+
+
+@pytest.mark.parametrize(("uri", "there"), [("old", "{here}/old"), ("s3://b/runs/old", "s3://b/runs/old"), ("", "")])
+def test_another_runs_folder_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, there: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = located(job(checkpoint={"resumeFrom": {"uri": uri}, "keep": 3})).spec
+    assert spec.checkpoint.resume_from.uri == there.format(here=tmp_path)
+    assert spec.checkpoint.keep == 3
 
 
 def test_a_process_that_died_early_leaves_a_run_that_still_knows_its_spec(store: Store) -> None:

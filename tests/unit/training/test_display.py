@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from finetune_training.display import LiveProgress, PlainProgress, progress_on
-from finetune_training.progress import Event, Resumed, Stage, StageStarted, Step, Warned
+from finetune_training.progress import Event, Prepared, Resumed, Stage, StageStarted, Step, Warned
 from tests.finished_run import STARTED, evaluated, saved, step
 
 TRAINING = StageStarted(Stage.TRAINING, time=STARTED)
@@ -43,6 +43,7 @@ def live(*events: Event, width: int = 80, encoding: str = "utf-8") -> str:
 def test_a_log_has_one_line_for_each_thing_that_happens() -> None:
     assert plain(
         StageStarted(Stage.PREPARING, "37 rows"),
+        Prepared(1, 60, 0.9844),
         Resumed(10, "runs/s/checkpoints/step-00000010-a1"),
         TRAINING,
         step(11, loss=3.94),
@@ -53,6 +54,7 @@ def test_a_log_has_one_line_for_each_thing_that_happens() -> None:
         StageStarted(Stage.SUCCEEDED),
     ) == [
         "Preparing: 37 rows",
+        "Data: 1 sample, 60 tokens: 98.4 % full",
         "Resumed from step 10: runs/s/checkpoints/step-00000010-a1",
         "Training",
         "Step 11/30: loss 3.94, 1,236 tokens/s, ETA 1:03",

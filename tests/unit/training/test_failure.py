@@ -9,8 +9,9 @@ import pickle
 import pytest
 import ray.exceptions
 import torch
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from finetune_training.failure import FailureClass, classify, data_error, user_error
+from finetune_training.failure import FailureClass, Terminated, classify, data_error, user_error
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,7 @@ from finetune_training.failure import FailureClass, classify, data_error, user_e
             "Collective",
         ),
         (KeyboardInterrupt(), FailureClass.INTERRUPTED, "Interrupted"),
+        (Terminated("told to end"), FailureClass.PREEMPTED, "Preempted"),
         (ValueError("whatever"), FailureClass.UNKNOWN, "Unknown"),
         (data_error("BadRow", "row 3"), FailureClass.DATA, "BadRow"),
     ],
@@ -46,6 +48,13 @@ def test_errors_are_known_by_their_type(error: BaseException, cls: FailureClass,
     failure = classify(error, rank=1)
     assert (failure.cls, failure.reason) == (cls, reason)
     assert failure.rank == 1
+
+
+def test_memory_that_has_run_out_comes_before_what_it_did_to_others() -> None:
+    """As Ray Train wraps what its memory monitor has done to a worker."""
+    killed = ray.exceptions.OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.")
+    failure = classify(WorkerHealthCheckFailedError("A worker health check failed.", failure=killed), rank=1)
+    assert (failure.cls, failure.rank) == (FailureClass.OUT_OF_MEMORY, 1)
 
 
 def test_a_cause_inside_another_error_is_found() -> None:

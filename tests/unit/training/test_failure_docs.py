@@ -21,7 +21,7 @@ RAISERS = {
     "infrastructure_error": FailureClass.INFRASTRUCTURE,
 }
 # Under this heading a reason is named as its class.
-SHARED_HEADING = "Fenced, Interrupted, Unknown"
+SHARED_HEADING = "Hang, Fenced, Interrupted, Unknown"
 
 Reason = tuple[FailureClass, str]
 
@@ -50,7 +50,7 @@ def reasons_on(page: str) -> list[Reason]:
     found = []
     for section in page.split("\n## ")[1:]:
         heading, _, body = section.partition("\n")
-        if heading == "Classes and exit codes":
+        if heading in ("Classes and exit codes", "On a cluster"):
             continue
         for reason in re.findall(r"^\| `(\w+)` \|", body, re.MULTILINE):
             found.append((FailureClass(reason if heading == SHARED_HEADING else heading), reason))

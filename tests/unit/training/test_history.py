@@ -6,7 +6,7 @@ import json
 import math
 
 from finetune_training.history import History, read_history
-from finetune_training.progress import Event, Resumed, Stage, StageStarted, Warned, as_record
+from finetune_training.progress import Event, Restarted, Resumed, Stage, StageStarted, Warned, as_record
 from tests.finished_run import evaluated, saved, step
 
 
@@ -72,3 +72,9 @@ def test_what_other_versions_wrote_is_passed_over() -> None:
 def test_a_warning_is_kept_once() -> None:
     found = history(StageStarted(Stage.TRAINING), Warned("slow"), Warned("slow"), Warned("odd"))
     assert found.warnings == ["slow", "odd"]
+
+
+def test_that_ranks_were_started_again_is_in_the_report() -> None:
+    found = history(step(1), step(2), Restarted(1, "Rank 1 is gone."), Resumed(1, "r"), step(2))
+    assert found.warnings == ["The ranks were started again: Rank 1 is gone."]
+    assert [each.step for each in found.steps] == [1, 2]

@@ -10,10 +10,14 @@ import pytest
 import yaml
 
 from finetune_training.failure import FinetuneError
-from finetune_training.jobfile import json_schema, parse_job, read_job
+from finetune_training.jobfile import Identity, json_schema, parse_job, read_identity, read_job
 from finetune_training.validate import plan_text
 
-EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
+EXAMPLES = [
+    path
+    for path in sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
+    if "kind: FineTuneJob" in path.read_text()
+]
 HEADER = "apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\nmetadata: {name: a}\n"
 SPEC: dict[str, Any] = {"model": {"uri": "m"}, "dataset": {"train": [{"uri": "d"}]}}
 
@@ -113,3 +117,27 @@ def test_the_schema_knows_every_field_and_refuses_others() -> None:
     }
     assert schema["properties"]["spec"]["additionalProperties"] is False
     json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    ("job", "found"),
+    [
+        ("metadata: {name: a, namespace: team, uid: u-1}\nspec: {model: 1}", Identity("team", "a", "u-1")),
+        ("metadata: {name: a, uid: u-1}", Identity("default", "a", "u-1")),
+        ("metadata: {name: a}", None),
+        ("metadata: {name: a, uid: ''}", None),
+        ("metadata: {name: a, uid: 7}", None),
+        ("metadata: a", None),
+        ("- metadata", None),
+        ("", None),
+        ("a: " + "[" * 5000, None),
+        ("a: 2020-99-99", None),
+    ],
+)
+def test_the_identity_is_found_in_a_file_that_is_no_job(job: str, found: Identity | None, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(job)
+    assert read_identity(tmp_path / "job.yaml") == found
+
+
+def test_a_file_that_is_not_there_has_no_identity(tmp_path: Path) -> None:
+    assert read_identity(tmp_path / "job.yaml") is None

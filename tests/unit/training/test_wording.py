@@ -99,3 +99,14 @@ def test_perplexities_have_three_digits(number: float, text: str) -> None:
 )
 def test_what_a_terminal_cannot_show_is_spelled_differently(text: str, encoding: str, shown: str) -> None:
     assert wording.printable(text, encoding) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0s"), (0, "0s"), (39.6, "40s"),
+        (59.6, "1m00s"), (190, "3m10s"), (3599.7, "1h00m"), (7500, "2h05m"), (187_200, "2d04h"),
+    ],
+)  # fmt: skip
+def test_a_time_in_a_table_is_brief(seconds: float, text: str) -> None:
+    assert wording.brief(seconds) == text

@@ -1,0 +1,67 @@
+"""What an attempt has spent its time on.
+
+In: progress events. Out: seconds of each kind, as `status.run.seconds` has them. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from finetune_training.progress import CheckpointSaved, Evaluated, Event, Restarted, Stage, StageStarted, Step
+
+_WALL = {Stage.PREPARING: "preparing", Stage.STARTING: "starting", Stage.EXPORTING: "exporting"}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Seconds. `training`: of steps whose work was not lost; `checkpointing`: for which training waited; `lost`: of steps that
+    were done again, or must be. `unsaved`: (step, seconds) of those after the last committed checkpoint."""
+
+    preparing: float = 0.0
+    starting: float = 0.0
+    training: float = 0.0
+    evaluating: float = 0.0
+    exporting: float = 0.0
+    checkpointing: float = 0.0
+    lost: float = 0.0
+    unsaved: tuple[tuple[int, float], ...] = ()
+    stage: Stage | None = None
+    since: float = 0.0
+
+    def after(self, event: Event) -> Usage:
+        """What is so once `event` has happened."""
+        match event:
+            case StageStarted():
+                return replace(self.until(event.time), stage=event.stage, since=event.time)
+            case Step():
+                unsaved = (*self.unsaved, (event.step, event.seconds))
+                return replace(self, training=self.training + event.seconds, unsaved=unsaved)
+            case Evaluated():
+                return replace(self, evaluating=self.evaluating + event.seconds)
+            case CheckpointSaved():
+                unsaved = tuple(each for each in self.unsaved if each[0] > event.step)
+                return replace(self, checkpointing=self.checkpointing + event.blocked_seconds, unsaved=unsaved)
+            case Restarted():
+                again = self.since_checkpoint
+                return replace(self, training=self.training - again, lost=self.lost + again, unsaved=())
+            case _:
+                return self
+
+    def until(self, now: float) -> Usage:
+        """With the stage under way counted up to `now`."""
+        kind = _WALL.get(self.stage) if self.stage else None
+        if kind is None:
+            return self
+        return replace(self, **{kind: getattr(self, kind) + max(0.0, now - self.since)}, since=now)
+
+    @property
+    def since_checkpoint(self) -> float:
+        """The part of `training` that would be lost now."""
+        return sum(seconds for _, seconds in self.unsaved)
+
+    def to_json(self, now: float) -> dict[str, float]:
+        """`status.run.seconds`: the kinds that there were."""
+        counted = self.until(now)
+        kinds = ("preparing", "starting", "training", "evaluating", "exporting", "checkpointing", "lost")
+        found = {kind: getattr(counted, kind) for kind in kinds} | {"sinceCheckpoint": counted.since_checkpoint}
+        return {kind: round(seconds, 1) for kind, seconds in found.items() if seconds >= 0.05}
