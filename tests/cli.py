@@ -24,8 +24,8 @@ class Ended:
     output: str
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from finetune_training.cli import main; main()", *arguments]
+def command(*arguments: str, before: str = "") -> list[str]:
+    return [sys.executable, "-c", f"{before}from finetune_training.cli import main; main()", *arguments]
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -37,8 +37,20 @@ def environment(**changes: str) -> dict[str, str]:
 
 def finetune(folder: Path, *arguments: str, **changes: str) -> Ended:
     """Run it to its end."""
+    return _to_the_end(folder, command(*arguments), changes)
+
+
+def finetune_in_pod(folder: Path, account: Path, *arguments: str, **changes: str) -> Ended:
+    """The same with the folder that Kubernetes mounts into a pod for its service account."""
+    mounted = (
+        f"from finetune_training import apiserver as a; from pathlib import Path; a.ACCOUNT = Path({str(account)!r}); "
+    )
+    return _to_the_end(folder, command(*arguments, before=mounted), changes)
+
+
+def _to_the_end(folder: Path, words: list[str], changes: dict[str, str]) -> Ended:
     ended = subprocess.run(
-        command(*arguments),
+        words,
         cwd=folder,
         env=environment(**changes),
         stdin=subprocess.DEVNULL,
@@ -49,6 +61,17 @@ def finetune(folder: Path, *arguments: str, **changes: str) -> Ended:
         check=False,
     )
     return Ended(ended.returncode, ended.stdout)
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """What the process prints, up to the line that has `text`."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"the process ended before it printed {text!r}:\n{seen}")
 
 
 def write_rows(path: Path, *, rows: int = 60) -> Path:

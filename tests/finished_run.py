@@ -95,7 +95,7 @@ def step(number: int, total: int = 30, **different: Any) -> Step:
 
 
 def evaluated(number: int, loss: float, *, baseline: bool = False) -> Evaluated:
-    return Evaluated(number, loss, math.exp(loss), 41_210, baseline, STARTED + 3.3 * number)
+    return Evaluated(number, loss, math.exp(loss), 41_210, baseline, time=STARTED + 3.3 * number)
 
 
 def saved(number: int, attempt: int = 1) -> CheckpointSaved:

@@ -1,4 +1,4 @@
-"""Real ranks without Ray: `worker.train` in processes of their own, over gloo.
+"""Real ranks without Ray: `worker.train` in processes of their own (zygote.py forks them), over gloo.
 
 In: a list of `Case`s (a spec and a run's folder each). Out: each case's events and the ids of the rows that each step
 used. The cases share the processes, because importing torch and DeepSpeed takes longer than training a tiny model.
@@ -10,8 +10,6 @@ import json
 import os
 import pickle
 import socket
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,23 +18,28 @@ import numpy as np
 import pyarrow as pa
 
 from finetune_training.failure import Failure, FinetuneError, classify
+from finetune_training.lineage import inherit
 from finetune_training.progress import Evaluated, Report, Step, Trained
 from finetune_training.shards import SCHEMA, DataManifest, Histogram, Statistics, write_shard
 from finetune_training.spec import Job
 from finetune_training.storage import Store
+from finetune_training.turn import Turn
+from tests.kills import Kill, record_rows, set_up
+from tests.zygote import run_forked
 
-_DEADLINE = 280
+_DEADLINE = 600
 
 
 @dataclass(frozen=True)
 class Case:
-    """One attempt of one run. `stop_after`: the step after which the driver asks to stop."""
+    """One attempt of one run. `store`: its folder or URI. `stop_after`: the step after which the driver asks to stop."""
 
     job: Job
-    store: Path
+    store: Path | str
     data: DataManifest
     attempt: int = 1
     stop_after: int | None = None
+    kill: Kill | None = None
 
 
 @dataclass
@@ -77,31 +80,21 @@ def make_data(folder: Path, *, samples: int, validation: int, max_length: int = 
 
 def run_ranks(cases: list[Case], *, ranks: int, folder: Path) -> list[Outcome]:
     """Train the cases one after the other on `ranks` processes."""
+    codes = start_ranks(cases, ranks=ranks, folder=folder)
+    logs = "\n".join((folder / f"rank-{rank}.log").read_text()[-3000:] for rank in range(ranks))
+    assert codes == [0] * ranks, f"ranks ended with {codes}:\n{logs}"
+    return _merge([pickle.loads((folder / f"outcome-{rank}.pickle").read_bytes()) for rank in range(ranks)])
+
+
+def start_ranks(cases: list[Case], *, ranks: int, folder: Path) -> list[int]:
+    """The same for ranks that may die: their exit codes, negative for signals."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cases.pickle").write_bytes(pickle.dumps(cases))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes = []
-    for rank in range(ranks):
-        environment = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-        environment |= {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "CUDA_VISIBLE_DEVICES": "",
-            "DS_ACCELERATOR": "cpu",
-        }
-        command = [sys.executable, "-m", "tests.ranks", str(folder)]
-        with (folder / f"rank-{rank}.log").open("w") as log:
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
-    try:
-        codes = [process.wait(timeout=_DEADLINE) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    logs = "\n".join((folder / f"rank-{rank}.log").read_text()[-3000:] for rank in range(ranks))
-    assert codes == [0] * ranks, f"ranks ended with {codes}:\n{logs}"
-    return _merge([pickle.loads((folder / f"outcome-{rank}.pickle").read_bytes()) for rank in range(ranks)])
+    environment = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return run_forked(folder, ranks=ranks, environment=environment, deadline=_DEADLINE)
 
 
 def _merge(by_rank: list[list[Outcome]]) -> list[Outcome]:
@@ -123,7 +116,7 @@ def _sample(random: np.random.Generator, index: int) -> dict[str, Any]:
     return {"input_ids": tokens, "labels": labels, "seq_lengths": lengths, "row_ids": ids}
 
 
-def _main(folder: Path) -> None:
+def main(folder: Path) -> None:
     """One rank."""
     from accelerate.state import AcceleratorState, PartialState
 
@@ -136,7 +129,9 @@ def _main(folder: Path) -> None:
 
     def recording(self: Any, dataset: Any, indices: list[int]) -> Any:
         if dataset is self.train_dataset:
-            outcomes[-1].rows.append([int(row) for index in indices if index >= 0 for row in dataset[index]["row_ids"]])
+            rows = [int(row) for index in indices if index >= 0 for row in dataset[index]["row_ids"]]
+            outcomes[-1].rows.append(rows)
+            record_rows(folder, rank, rows)
         return collate(self, dataset, indices)
 
     ExactSFTTrainer.collate = recording  # type: ignore[method-assign]
@@ -145,6 +140,8 @@ def _main(folder: Path) -> None:
         PartialState._reset_state()
         outcome = Outcome()
         outcomes.append(outcome)
+        if case.kill:
+            set_up(case.kill, rank, folder)
 
         def report(event: Report, case: Case = case, outcome: Outcome = outcome) -> bool:
             outcome.events.append(event)
@@ -153,12 +150,12 @@ def _main(folder: Path) -> None:
         task = Task(
             job=case.job,
             base=case.job.spec.model,
-            attempt=case.attempt,
+            turn=Turn(case.attempt),
+            inherited=inherit(Store(str(case.store)), Turn(case.attempt)),
             store=Store(str(case.store)),
             data=case.data,
             ranks=size,
             on_gpu=False,
-            cache=folder / "cache",
             staging=folder / f"staging-{number}",
             versions={},
         )
@@ -168,10 +165,3 @@ def _main(folder: Path) -> None:
             outcome.failure = classify(error, rank=rank)
     (folder / f"outcome-{rank}.pickle").write_bytes(pickle.dumps(outcomes))
     print(json.dumps([outcome.losses for outcome in outcomes]))
-
-
-if __name__ == "__main__":
-    # The module is `__main__` here and `tests.ranks` in the process that reads the pickles.
-    from tests import ranks
-
-    ranks._main(Path(sys.argv[1]))

@@ -1,16 +1,18 @@
 """`make cluster-up | cluster-down | cluster-status`: brings a cluster up, takes it down, says what runs.
 
-Settings, from the environment: CLUSTER (local or kind), KUBECONFIG (a cluster of yours: only KubeRay and the S3 server are
-put into it), CONTROL_PLANE_ONLY, CLUSTER_NAME (which control plane), CPU_NODES, GPU_NODES, GPUS_PER_NODE.
+Settings, from the environment: CLUSTER (local or kind), FINETUNE_KUBECONFIG (a cluster of yours: only KubeRay and the S3
+server are put into it), CONTROL_PLANE_ONLY, CLUSTER_NAME (which control plane), CPU_NODES, GPU_NODES, GPUS_PER_NODE.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +21,7 @@ from pathlib import Path
 from tests.cluster import addons, control_plane, images, kind, machine, node, processes, programs
 from tests.cluster.disk import Disk
 from tests.cluster.kubectl import Kubectl
-from tests.cluster.layout import BIN, FOLDER, ROOT, load, nodes
+from tests.cluster.layout import BIN, FOLDER, KIND, ROOT, chosen, load, nodes
 from tests.cluster.steps import Problem, step
 
 # One whole cluster on a machine, whichever clone it is of: its addresses, cgroups and nftables have one name each.
@@ -28,17 +30,23 @@ _LOCK, _OWNER = Path("/run/finetune-cluster.lock"), Path("/run/finetune-cluster"
 
 def main(command: str) -> None:
     """Run one command. Raises Problem."""
-    if os.environ.get("CONTROL_PLANE_ONLY"):
-        folder = ROOT / "build" / "control-planes" / (os.environ.get("CLUSTER_NAME") or "default")
+    os.environ["PATH"] += ":/usr/sbin:/sbin"  # what is there is needed, and a user's PATH may lack it
+    kubectl = Kubectl(chosen(os.environ))
+    if os.environ.get("CONTROL_PLANE_ONLY", "0") not in ("", "0"):
+        name = os.environ.get("CLUSTER_NAME") or "default"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise Problem(f"CLUSTER_NAME={name}: it is the name of a folder, of letters, digits, `.`, `_` and `-`")
+        folder = ROOT / "build" / "control-planes" / name
         {"up": _api_up, "down": control_plane.remove, "status": _status}[command](folder)
-    elif foreign := os.environ.get("KUBECONFIG"):
-        {"up": _foreign_up, "down": _foreign_down, "status": _foreign_status}[command](Kubectl(Path(foreign)))
+    elif os.environ.get("FINETUNE_KUBECONFIG"):
+        {"up": _foreign_up, "down": addons.remove, "status": _foreign_status}[command](kubectl)
     elif os.environ.get("CLUSTER") == "kind":
-        {"up": _kind_up, "down": _kind_down, "status": _foreign_status}[command](Kubectl(FOLDER / "kubeconfig"))
-    elif command == "status":
-        _status(FOLDER)
+        {"up": _kind_up, "down": _kind_down, "status": _foreign_status}[command](kubectl)
     else:
         machine.require_root()
+        if command == "status":
+            _status(FOLDER)
+            return
         with _alone(command):
             _up() if command == "up" else _down()
 
@@ -57,25 +65,29 @@ def _up() -> None:
     layout = replace(saved, nodes=wanted.nodes) if saved else wanted
     if saved and {each.name for each in saved.nodes} - {each.name for each in wanted.nodes}:
         raise Problem("the cluster here has more nodes: run `make cluster-down` before one with fewer")
+    processes.stop(FOLDER, ["cluster-up"])  # what a killed one has left would be at work beside this one
     processes.mark_children(FOLDER, "cluster-up")
     with Disk(ROOT) as disk:
         machine.require_space(ROOT, images.bytes_needed() / 1e9)
         machine.install_packages()
         programs.build(programs.ALL)
-        images.build()
+        identities = images.build("buildah")  # docker's daemon has its own store, and writes another format
         layout.save()
         _OWNER.write_text(str(FOLDER))
         machine.set_up_network(FOLDER, layout.nodes)
         control_plane.start_api(layout)
-        images.load(layout)
+        images.load(layout, identities)
         for each in layout.nodes:
             node.start(layout, each, images.IMAGE_ROOT)
         control_plane.start_controllers(layout)
-        addons.install(Kubectl(layout.kubeconfig), FOLDER)
+        addons.install(Kubectl(layout.kubeconfig), FOLDER, identities)
+        for name in control_plane.missing(layout):
+            log = processes.log_of(FOLDER, name)
+            raise Problem(f"{name} has ended. The end of {log}:\n{processes.tail(log)}")
     print(f"cluster-up: ready after {time.monotonic() - began:.0f} s; {disk}")
     print(f"  export KUBECONFIG={layout.kubeconfig} PATH={BIN}:$PATH")
-    print("  kubectl get nodes; make cluster-status; make cluster-down")
-    print(f"  S3 in the cluster: http://s3-proxy.storage:8333, bucket {addons.BUCKET}. The picture: docs/cluster.md")
+    print("  kubectl get nodes; make cluster-status; make cluster-down. The picture: docs/cluster.md")
+    print(f"  S3 in the cluster: http://s3-proxy.{addons.STORAGE}:8333, bucket {addons.BUCKET}")
 
 
 def _down() -> None:
@@ -99,6 +111,8 @@ def _status(folder: Path) -> None:
         return
     for name in sorted(running):
         print(f"  {name:<26} process {running[name][0]}, log {processes.log_of(folder, name)}")
+    for name in control_plane.missing(layout):
+        print(f"  {name:<26} does not run, log {processes.log_of(folder, name)}")
     if not control_plane.answers(layout):
         raise Problem(
             f"the API server at {layout.server} does not answer: run `make cluster-up` again, or `make cluster-down`"
@@ -110,12 +124,8 @@ def _status(folder: Path) -> None:
 
 def _foreign_up(kubectl: Kubectl) -> None:
     print(f"cluster-up: in the cluster of KUBECONFIG, context {kubectl('config', 'current-context').strip()}")
-    programs.build(["kuberay"])
-    addons.install(kubectl, ROOT / "build" / "foreign")
-
-
-def _foreign_down(kubectl: Kubectl) -> None:
-    addons.remove(kubectl, ROOT / "build" / "foreign")
+    addons.refuse_theirs(kubectl)
+    addons.install(kubectl, ROOT / "build" / "foreign", defaultdict(str))
 
 
 def _foreign_status(kubectl: Kubectl) -> None:
@@ -123,14 +133,15 @@ def _foreign_status(kubectl: Kubectl) -> None:
 
 
 def _kind_up(_: Kubectl) -> None:
+    kind.require_docker()
     programs.build(["kuberay", "seaweedfs"])
-    images.build()
-    addons.install(kind.up(FOLDER, nodes(os.environ)), FOLDER)
+    identities = images.build("docker")
+    addons.install(kind.up(KIND, nodes(os.environ)), KIND, identities)
 
 
 def _kind_down(_: Kubectl) -> None:
     kind.down()
-    shutil.rmtree(FOLDER, ignore_errors=True)
+    shutil.rmtree(KIND, ignore_errors=True)
 
 
 @contextmanager

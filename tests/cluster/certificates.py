@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tests.cluster.layout import write
+
 _LIFETIME = datetime.timedelta(days=365)
 
 
@@ -32,15 +34,9 @@ class Authority:
         unsigned = _unsigned(name, name, key.public_key()).add_extension(
             x509.BasicConstraints(True, None), critical=True
         )
-        _write(self.folder / "ca.key", _pem(key))
-        _write(self.folder / "service-accounts.key", _pem(ec.generate_private_key(ec.SECP256R1())))
-        # Last: an authority is made when its certificate is there.
-        _write(self.folder / "ca.crt", unsigned.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-
-    @property
-    def made(self) -> bool:
-        """Whether it is there."""
-        return (self.folder / "ca.crt").exists()
+        write(self.folder / "ca.key", _pem(key))
+        write(self.folder / "service-accounts.key", _pem(ec.generate_private_key(ec.SECP256R1())))
+        write(self.folder / "ca.crt", unsigned.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
     def issue(self, file: str, name: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> tuple[bytes, bytes]:
         """Write `<file>.crt` and `<file>.key` for a user `name` of `groups`, or a server at `hosts`, and return both."""
@@ -56,8 +52,8 @@ class Authority:
                 x509.SubjectAlternativeName([_host(each) for each in hosts]), critical=False
             )
         certificate = unsigned.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-        _write(self.folder / f"{file}.key", _pem(key))
-        _write(self.folder / f"{file}.crt", certificate)
+        write(self.folder / f"{file}.key", _pem(key))
+        write(self.folder / f"{file}.crt", certificate)
         return certificate, _pem(key)
 
     def write_kubeconfig(self, path: Path, server: str, user: str, groups: Sequence[str] = ()) -> None:
@@ -73,7 +69,7 @@ class Authority:
             "users": [{"name": user, "user": credentials}],
             "contexts": [{"name": "finetune", "context": {"cluster": "finetune", "user": user}}],
         }
-        _write(path, yaml.safe_dump(config).encode())
+        write(path, yaml.safe_dump(config).encode())
 
 
 def _unsigned(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
@@ -108,8 +104,3 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _base64(content: bytes) -> str:
     return b64encode(content).decode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.touch(mode=0o600)
-    path.write_bytes(content)

@@ -41,7 +41,7 @@ def whole(folder: Path, nodes: tuple[Node, ...]) -> Layout:
 def start_api(layout: Layout) -> None:
     """Start etcd and the API server and write the administrator's kubeconfig. What runs already is left alone."""
     authority = Authority(layout.folder / "pki")
-    if not authority.made:
+    if not (authority.folder / "kubelet-client.crt").exists():  # the last of these
         authority.make()
         names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
         authority.issue("api", "kube-apiserver", hosts=[layout.address, API_SERVICE, "127.0.0.1", "localhost", *names])
@@ -75,6 +75,13 @@ def start_controllers(layout: Layout) -> None:
     with step(", ".join(_USERS)):
         for name in _USERS:
             _start(layout, name)
+
+
+def missing(layout: Layout) -> list[str]:
+    """Which processes of a cluster do not run, though they were started."""
+    whole = [*_API, *_USERS, *(node.name for node in layout.nodes)]
+    running = processes.running(layout.folder)
+    return [name for name in (whole if layout.nodes else _API) if name not in running]
 
 
 def stop_api(layout: Layout) -> None:

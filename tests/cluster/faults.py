@@ -10,15 +10,16 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import control_plane, images, node
+from tests.cluster import addons, control_plane, images, node
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import Layout, Node
-from tests.cluster.steps import until
+from tests.cluster.steps import Problem, until
+from tests.servers.s3_proxy import Fault
 
 
 class NotHere(Exception):
@@ -43,26 +44,33 @@ class Faults:
     # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def processes(self, pod: str, container: str = "") -> list[Process]:
-        """The processes of a container (the pod's first, if none is named), the oldest first."""
-        status = self.kubectl.get("pod", pod)
-        states = status["status"]["containerStatuses"]
-        state = next(each for each in states if not container or each["name"] == container)
-        identity = state["containerID"].rpartition("/")[2]
-        cgroup = next(self._cgroups(status["spec"]["nodeName"]).rglob(identity), None)
-        if cgroup is None:
-            return []
-        pids = [int(line) for path in cgroup.rglob("cgroup.procs") for line in path.read_text().split()]
+        """The processes of a container (the pod's first, if none is named), the oldest first. Raises Problem if it does not
+        run."""
+        found = self.kubectl.get("pod", pod)
+        container = container or found["spec"]["containers"][0]["name"]
+        states = {each["name"]: each for each in found["status"].get("containerStatuses", [])}
+        if "running" not in states.get(container, {}).get("state", {}):
+            state = states.get(container, {}).get("state") or found["status"]["phase"]
+            raise Problem(f"container {container} of pod {pod} does not run: {state}")
+        identity = states[container]["containerID"].rpartition("/")[2]
+        walk = os.walk(self._cgroups(found["spec"]["nodeName"]))
+        pids = [pid for folder, _, _ in walk if identity in Path(folder).parts for pid in _pids(Path(folder))]
         return [Process(pid, command) for pid in sorted(pids) if (command := _command(pid))]
 
     def kill(self, pod: str, container: str = "", *, matching: str = "") -> list[Process]:
-        """SIGKILL the processes of a container whose command line has `matching` in it; all, if it is empty."""
-        return self._signal(signal.SIGKILL, pod, container, matching)
+        """SIGKILL the processes of a container whose command line has `matching` in it; all, if it is empty. Raises Problem
+        if there are none."""
+        chosen = self._matching(pod, container, matching)
+        return [each for each in chosen if _send(each, signal.SIGKILL)]
 
     @contextmanager
     def frozen(self, pod: str, container: str = "", *, matching: str = "") -> Iterator[list[Process]]:
         """SIGSTOP those processes, and SIGCONT at the end."""
-        stopped = self._signal(signal.SIGSTOP, pod, container, matching)
+        stopped: list[Process] = []
         try:
+            # Again until none is new: one that was not stopped yet may have started others.
+            while new := [each for each in self._matching(pod, container, matching) if each not in stopped]:
+                stopped += [each for each in new if _send(each, signal.SIGSTOP)]
             yield stopped
         finally:
             for each in stopped:
@@ -95,6 +103,7 @@ class Faults:
             yield
         finally:
             self.kubectl("uncordon", name)
+            addons.await_ready(self.kubectl)
 
     # ── nodes, by their processes and disks ──────────────────────────────────────────────────────────────────────────
 
@@ -102,38 +111,44 @@ class Faults:
     def lost(self, name: str, *, seconds: int = 120) -> Iterator[None]:
         """End a node as if it lost its power; in the block it is NotReady. At the end it is back and Ready."""
         layout, target = self._local(), self._node(name)
-        node.stop(layout, target)
         try:
+            node.stop(layout, target)
             self.kubectl.wait("condition=Ready=Unknown", f"node/{name}", seconds=seconds)
             yield
         finally:
             node.start(layout, target, images.IMAGE_ROOT)
+            addons.await_ready(self.kubectl)
 
     @contextmanager
     def disk_filled(self, name: str, *, seconds: int = 60) -> Iterator[None]:
         """Fill the disk of a node's pods until it is under DiskPressure, and empty it again."""
-        root = Path(f"/proc/{node.host_pid(self._local().folder, name)}/root/var/lib/kubelet")
-        free = os.statvfs(root)
-        filler = root / "filler"
+
+        def filler() -> Path:  # by the process of now: the node may be started anew in the block
+            return Path(f"/proc/{node.host_pid(self._local().folder, name)}/root/var/lib/kubelet/filler")
+
         try:
-            with filler.open("wb") as file:
+            free = os.statvfs(filler().parent)
+            with filler().open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, int(free.f_bavail * free.f_frsize * 0.97))
             self.kubectl.wait("condition=DiskPressure", f"node/{name}", seconds=seconds)
             yield
         finally:
-            filler.unlink(missing_ok=True)
+            filler().unlink(missing_ok=True)
             self.kubectl.wait("condition=DiskPressure=False", f"node/{name}", seconds=seconds)
             for _ in until(seconds):
                 taints = self.kubectl.get("node", name)["spec"].get("taints", [])
                 if not any(each["key"] == "node.kubernetes.io/disk-pressure" for each in taints):
                     break
+            else:
+                raise Problem(f"node {name} still has the taint of a full disk after {seconds} s")
+            addons.await_ready(self.kubectl)
 
     @contextmanager
     def shm_filled(self, pod: str, container: str = "") -> Iterator[None]:
         """Fill the /dev/shm of a container to the last byte, and empty it again."""
         into = ["exec", pod, *([f"--container={container}"] if container else []), "--"]
-        self.kubectl(*into, "sh", "-c", "cat /dev/zero > /dev/shm/filler 2> /dev/null; test -s /dev/shm/filler")
         try:
+            self.kubectl(*into, "sh", "-c", "cat /dev/zero > /dev/shm/filler 2> /dev/null; test -s /dev/shm/filler")
             yield
         finally:
             self.kubectl(*into, "rm", "-f", "/dev/shm/filler")
@@ -143,21 +158,21 @@ class Faults:
     @contextmanager
     def without_kuberay(self) -> Iterator[None]:
         """No KubeRay for the length of the block."""
-        with self._scaled_to_zero("kuberay-system", "kuberay-operator"):
+        with self._scaled_to_zero(addons.KUBERAY, "kuberay-operator"):
             yield
 
     @contextmanager
     def without_s3(self) -> Iterator[None]:
         """No S3 server for the length of the block: its proxy resets every connection. What it holds is not lost."""
-        with self._scaled_to_zero("storage", "s3"):
+        with self._scaled_to_zero(addons.STORAGE, "s3"):
             yield
 
     @contextmanager
     def without_api_server(self) -> Iterator[None]:
         """No API server for the length of the block: kubectl does not work in it either."""
         layout = self._local()
-        control_plane.stop_api(layout)
         try:
+            control_plane.stop_api(layout)
             yield
         finally:
             control_plane.start_api(layout)
@@ -165,8 +180,9 @@ class Faults:
     @contextmanager
     def s3_fails(self, **fault: float | str | bool) -> Iterator[None]:
         """A fault of the S3 proxy (the fields of `tests.servers.s3_proxy.Fault`) for the length of the block."""
-        self._tell_s3_proxy(fault)
+        wanted = asdict(Fault(**fault))  # type: ignore[arg-type]
         try:
+            self._tell_s3_proxy(wanted)
             yield
         finally:
             self._tell_s3_proxy({})
@@ -190,29 +206,39 @@ class Faults:
         root = node.CGROUPS if (node.CGROUPS / "cgroup.controllers").exists() else node.CGROUPS / "pids"
         return root / self._node(name).cgroup.strip("/")
 
-    def _signal(self, number: signal.Signals, pod: str, container: str, matching: str) -> list[Process]:
-        chosen = [each for each in self.processes(pod, container) if matching in each.command]
-        return [each for each in chosen if _send(each, number)]
+    def _matching(self, pod: str, container: str, matching: str) -> list[Process]:
+        found = self.processes(pod, container)
+        chosen = [each for each in found if matching in each.command]
+        if not chosen:
+            raise Problem(f"pod {pod} has no process with {matching!r}, only: {[each.command for each in found]}")
+        return chosen
 
     @contextmanager
     def _scaled_to_zero(self, namespace: str, deployment: str) -> Iterator[None]:
         kubectl = self.kubectl.within(namespace)
-        labels = kubectl.get("deployment", deployment)["spec"]["selector"]["matchLabels"]
-        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        before = kubectl.get("deployment", deployment)["spec"]
+        selector = ",".join(f"{key}={value}" for key, value in before["selector"]["matchLabels"].items())
         try:
             kubectl("scale", f"deployment/{deployment}", "--replicas=0")
             kubectl.wait("delete", "pod", f"--selector={selector}", seconds=60)
             yield
         finally:
-            kubectl("scale", f"deployment/{deployment}", "--replicas=1")
-            kubectl("rollout", "status", f"deployment/{deployment}", "--timeout=120s")
+            kubectl("scale", f"deployment/{deployment}", f"--replicas={before['replicas']}")
+            addons.await_ready(self.kubectl)
 
     def _tell_s3_proxy(self, fault: dict[str, Any] | None) -> dict[str, Any]:
         post = [] if fault is None else [f"--post-data={json.dumps(fault)}"]
         into = ["exec", "deployment/s3-proxy", "--", "wget", "--quiet", "--output-document=-", "--tries=1", *post]
-        answer = json.loads(self.kubectl.within("storage")(*into, "http://127.0.0.1:9000/"))
+        answer = json.loads(self.kubectl.within(addons.STORAGE)(*into, "http://127.0.0.1:9000/"))
         assert isinstance(answer, dict)
         return answer
+
+
+def _pids(cgroup: Path) -> list[int]:
+    """The processes of a cgroup, without those below it; none if it has just vanished."""
+    with suppress(OSError):
+        return [int(line) for line in (cgroup / "cgroup.procs").read_text().split()]
+    return []
 
 
 def _command(pid: int) -> str:

@@ -1,4 +1,4 @@
-"""Images: from the store of docker or buildah into a seed, from which every node gets them by hard links.
+"""Images: from buildah's store into a seed, from which every node gets them by hard links. (Those for kind stay in docker's.)
 
 A layer is unpacked once, in the seed. A new node costs megabytes; an image whose top layer has changed costs that layer.
 """
@@ -10,17 +10,17 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO, RawIOBase
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from images.build import IMAGES, Image, builder
-from tests.cluster import node, processes
-from tests.cluster.layout import BIN, ROOT, Layout
-from tests.cluster.steps import Problem, step, until
+from images.build import IMAGES, Image, apart
+from tests.cluster import machine, node, processes
+from tests.cluster.layout import BIN, ROOT, Layout, write
+from tests.cluster.steps import Problem, run, step
 
 STORE = ROOT / "build" / "images"
 SEED = STORE / "seed"
@@ -42,18 +42,21 @@ def tag(name: str) -> str:
 def bytes_needed() -> int:
     """The most that will be taken of the disk by what is not there yet (measured, and rounded up)."""
     programs = 0 if (BIN / "kubelet").exists() else 11
-    built = 0 if _LOADED.exists() else 24
-    return (programs + built + 2) * 10**9
+    # A layer that is being built exists three times for a while; one that is loaded, once more.
+    layers = 10 if _image_id("buildah", tag("training")) else 24
+    return (programs + (0 if _LOADED.exists() else layers) + 2) * 10**9
 
 
-def build() -> None:
-    """Build the product's images and those of the cluster's own programs, if they have changed. Raises Problem."""
-    tool = builder()
-    if subprocess.run(["make", "--no-print-directory", "-C", str(ROOT), "images"], check=False).returncode != 0:
+def build(tool: str) -> dict[str, str]:
+    """Build the product's images and those of the cluster's own programs, if they have changed, and return what identifies
+    each by its tag. Raises Problem."""
+    make = ["make", "--no-print-directory", "-C", str(ROOT), "images", f"TOOL={tool}"]
+    if subprocess.run(make, check=False).returncode != 0:
         raise Problem("`make images` failed: its reason is above")
-    busybox = shutil.which("busybox")
-    if busybox and not (BIN / "busybox").exists():
-        shutil.copy2(busybox, BIN / "busybox")
+    busybox = machine.static_busybox()
+    if not busybox:
+        raise Problem("a busybox that needs no library is missing. On Debian: apt-get install busybox-static")
+    shutil.copy2(busybox, BIN / "busybox")
     for name, files in SMALL.items():
         dockerfile = Path(__file__).parent / "images" / "Dockerfile"
         digest = hashlib.sha256(dockerfile.read_bytes())
@@ -66,20 +69,17 @@ def build() -> None:
         with step(f"image {tag(name)}"):
             isolation = ["--isolation", "chroot"] if tool == "buildah" else []
             what = ["--target", name, "--tag", tag(name), "--file", str(dockerfile), str(BIN)]
-            _run(tool, "build", *isolation, "--quiet", *what)
+            run(*apart(), tool, "build", *isolation, "--quiet", *what)
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.write_text(wanted)
+    return {each: _image_id(tool, each) for each in (*map(tag, SMALL), *(image.tag for image in IMAGES))}
 
 
-def load(layout: Layout) -> None:
+def load(layout: Layout, identities: Mapping[str, str]) -> None:
     """Put every image that has changed into the seed and into the nodes. Raises Problem."""
-    tool = builder()
-    tags = [tag(name) for name in SMALL] + [image.tag for image in IMAGES]
-    identities = {each: _image_id(tool, each) for each in tags}
-    if missing := [each for each, identity in identities.items() if not identity]:
-        raise Problem(f"{missing[0]} is not built: run `make images`")
+    processes.stop(SEED)  # what a killed command has left
     loaded = json.loads(_LOADED.read_text()) if _LOADED.exists() else {}
-    changed = [each for each in tags if loaded.get(each, {}).get("id") != identities[each]]
+    changed = [each for each in identities if loaded.get(each, {}).get("id") != identities[each]]
     if not changed:
         return
     running = processes.running(layout.folder)
@@ -91,38 +91,34 @@ def load(layout: Layout) -> None:
         for each in changed:
             with step(f"load {each}"):
                 known = {layer for image in loaded.values() for layer in image["layers"]}
-                layers = _load(tool, each, pids, known)
+                layers = _load(each, pids, known)
             loaded[each] = {"id": identities[each], "layers": layers}
-            _LOADED.write_text(json.dumps(loaded))
+            write(_LOADED, json.dumps(loaded).encode())
+        for pid in pids:
+            _forget_replaced(pid, identities.values())
 
 
 @contextmanager
 def _seed_runs() -> Iterator[int]:
     """A containerd on the seed, for the length of the block: the number of its first process."""
-    processes.stop(SEED)
     IMAGE_ROOT.mkdir(parents=True, exist_ok=True)
     (SEED / "var" / "tmp").mkdir(exist_ok=True)
     node.start_apart(SEED, "seed", SEED)
     try:
-        for _ in until(30):
-            with suppress(Problem):  # its first process is about to start
-                if _answers(node.host_pid(SEED, "seed")):
-                    break
-        else:
-            raise Problem(f"containerd is not ready:\n{processes.tail(SEED / 'containerd.log')}")
+        processes.await_ready(SEED, "seed", _seed_answers, SEED / "containerd.log", seconds=30)
         yield node.host_pid(SEED, "seed")
     finally:
         processes.stop(SEED)
 
 
-def _load(tool: str, name: str, pids: Sequence[int], known: Container[str]) -> list[str]:
+def _load(name: str, pids: Sequence[int], known: Container[str]) -> list[str]:
     """Send an image to containerds, without the layers that they have unpacked before, and return the digests of all its
     layers. Nothing is written to disk in between, and no layer is kept packed."""
-    save = {"buildah": ["push", "--quiet", name, f"docker-archive:/dev/stdout:{name}"], "docker": ["save", name]}[tool]
+    save = ["buildah", "push", "--quiet", name, f"docker-archive:/dev/stdout:{name}"]
     importing = ["images", "import", "--local", "--discard-unpacked-layers", "-"]
     with ExitStack() as ended:
-        source = ended.enter_context(subprocess.Popen([tool, *save], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
         output = ended.enter_context(TemporaryFile())
+        source = ended.enter_context(subprocess.Popen(save, stdout=subprocess.PIPE, stderr=output))
         sinks = [
             ended.enter_context(
                 subprocess.Popen([*_ctr(pid), *importing], stdin=subprocess.PIPE, stdout=output, stderr=output)
@@ -134,7 +130,7 @@ def _load(tool: str, name: str, pids: Sequence[int], known: Container[str]) -> l
             layers = _translate(source.stdout or BytesIO(), pipes, name, known)
             for pipe in pipes:
                 pipe.close()
-        except BrokenPipeError:  # one of them has ended, and says below why
+        except (BrokenPipeError, tarfile.TarError, KeyError):  # one of them has ended early, and says below why
             source.kill()
             for sink in sinks:
                 sink.kill()
@@ -146,7 +142,7 @@ def _load(tool: str, name: str, pids: Sequence[int], known: Container[str]) -> l
 
 
 def _translate(source: IO[bytes], sinks: Sequence[IO[bytes]], name: str, known: Container[str]) -> list[str]:
-    """Read an archive as `docker save` writes it, and write the OCI archive of the same image without the known layers."""
+    """Read an archive as buildah writes it for docker, and write the OCI archive of the same image without the known layers."""
     sizes: dict[str, int] = {}
     documents: dict[str, bytes] = {}
     with tarfile.open(fileobj=source, mode="r|") as saved, tarfile.open(fileobj=_Tee(sinks), mode="w|") as archive:
@@ -211,17 +207,26 @@ def _ctr(pid: int) -> list[str]:
     return ["nsenter", f"--target={pid}", "--mount", str(BIN / "ctr"), "--namespace=k8s.io"]
 
 
-def _answers(pid: int) -> bool:
-    return subprocess.run([*_ctr(pid), "version"], capture_output=True, check=False).returncode == 0
+def _seed_answers() -> bool:
+    with suppress(Problem):  # it is about to start
+        run(*_ctr(node.host_pid(SEED, "seed")), "version")
+        return True
+    return False
+
+
+def _forget_replaced(pid: int, identities: Collection[str]) -> None:
+    """Let a containerd drop what only images of another time need: it keeps them by their digests, gigabytes each."""
+    listed = run(*_ctr(pid), "images", "list", "--quiet").split()
+    replaced = [
+        each for each in listed if each.startswith("sha256:") and each.removeprefix("sha256:") not in identities
+    ]
+    if replaced:
+        run(*_ctr(pid), "images", "delete", "--sync", *replaced)
 
 
 def _image_id(tool: str, name: str) -> str:
     template = "{{.FromImageID}}" if tool == "buildah" else "{{.Id}}"
+    if not shutil.which(tool):
+        return ""
     command = [tool, "inspect", "--type", "image", "--format", template, name]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise Problem(f"`{' '.join(command)}` failed:\n{(done.stderr or done.stdout)[-2000:]}")

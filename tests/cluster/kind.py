@@ -3,8 +3,6 @@ tried where it was written, for want of a Docker daemon."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,33 +12,22 @@ from images.build import IMAGES
 from tests.cluster.images import SMALL, tag
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import GPU, Node
-from tests.cluster.steps import Problem, step
+from tests.cluster.steps import Problem, run, step
 
 _NAME = "finetune"
 
 
 def up(folder: Path, nodes: Sequence[Node]) -> Kubectl:
     """Make the cluster if it is not there, load the images and offer the GPUs. Raises Problem."""
-    for program in ("kind", "docker"):
-        if not shutil.which(program):
-            raise Problem(f"CLUSTER=kind needs {program}, which is not on this machine")
     kubeconfig = folder / "kubeconfig"
     folder.mkdir(parents=True, exist_ok=True)
-    if _NAME not in _kind("get", "clusters").split():
+    named = ["--name", _NAME]
+    if _NAME not in run("kind", "get", "clusters").split():
         with step("kind create cluster"):
-            _kind(
-                "create",
-                "cluster",
-                "--name",
-                _NAME,
-                "--kubeconfig",
-                str(kubeconfig),
-                "--config",
-                "-",
-                stdin=_config(nodes),
-            )
+            run("kind", "create", "cluster", *named, "--kubeconfig", kubeconfig, "--config", "-", stdin=_config(nodes))
+    run("kind", "export", "kubeconfig", *named, "--kubeconfig", kubeconfig)
     with step("kind load"):
-        _kind("load", "docker-image", "--name", _NAME, *map(tag, SMALL), *(image.tag for image in IMAGES))
+        run("kind", "load", "docker-image", *named, *map(tag, SMALL), *(image.tag for image in IMAGES))
     kubectl = Kubectl(kubeconfig)
     for node in kubectl.get("nodes", "--selector=finetune.dev/gpus")["items"]:
         name, gpus = node["metadata"]["name"], node["metadata"]["labels"]["finetune.dev/gpus"]
@@ -50,10 +37,19 @@ def up(folder: Path, nodes: Sequence[Node]) -> Kubectl:
     return kubectl
 
 
+def require_docker() -> None:
+    """Raises Problem unless kind and a docker daemon are here."""
+    for command in (["kind", "version"], ["docker", "info"]):
+        try:
+            run(*command)
+        except Problem as problem:
+            raise Problem(f"CLUSTER=kind needs kind and a docker daemon: {problem}") from None
+
+
 def down() -> None:
     """Delete the cluster."""
     with step("kind delete cluster"):
-        _kind("delete", "cluster", "--name", _NAME)
+        run("kind", "delete", "cluster", "--name", _NAME)
 
 
 def _config(nodes: Sequence[Node]) -> str:
@@ -63,10 +59,3 @@ def _config(nodes: Sequence[Node]) -> str:
         workers.append({"role": "worker", "labels": labels})
     kind = {"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4"}
     return yaml.safe_dump(kind | {"nodes": [{"role": "control-plane"}, *workers]})
-
-
-def _kind(*arguments: str, stdin: str | None = None) -> str:
-    done = subprocess.run(["kind", *arguments], input=stdin, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise Problem(f"`kind {' '.join(arguments[:2])}` failed:\n{done.stderr[-2000:]}")
-    return done.stdout

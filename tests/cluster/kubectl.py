@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tests.cluster.layout import BIN
 from tests.cluster.steps import Problem
@@ -29,7 +30,10 @@ class Kubectl:
     def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 300) -> str:
         """Run `kubectl <arguments>` and return what it printed. Raises KubectlFailed."""
         command = [*self.command, *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+        try:
+            done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired:
+            raise KubectlFailed(f"kubectl {' '.join(arguments)}: no end after {timeout:.0f} s") from None
         if done.returncode != 0:
             raise KubectlFailed(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
@@ -56,32 +60,57 @@ class Kubectl:
 
     def watch(self, what: str, name: str, done: Callable[[dict[str, Any]], bool], *, seconds: int) -> dict[str, Any]:
         """Follow one object until `done` says so of it, and return it as it is then. Raises KubectlFailed."""
-        command = [*self.command, "get", what, name, "--watch", "--output=json", f"--request-timeout={seconds}s"]
+        deadline = time.monotonic() + seconds
         seen: dict[str, Any] = {}
-        text = ""
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follow:
-            assert follow.stdout
-            assert follow.stderr
-            for line in follow.stdout:
-                text += line
-                if line.rstrip() != "}":  # the end of an object
-                    continue
-                seen = json.loads(text)
-                if done(seen):
+        said = ""
+        # A watch may end at any time, and does when the API server stops: then follow it anew.
+        while (left := deadline - time.monotonic()) > 0 and "NotFound" not in said:
+            command = [
+                *self.command,
+                "get",
+                what,
+                name,
+                "--watch",
+                "--output=json",
+                f"--request-timeout={max(left, 1):.0f}s",
+            ]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follow:
+                assert follow.stdout
+                assert follow.stderr
+                try:
+                    for each in _objects(follow.stdout):
+                        seen = each
+                        if done(seen):
+                            return seen
+                    said = follow.stderr.read().strip()
+                finally:
                     follow.kill()
-                    return seen
-                text = ""
-            said = (
-                follow.stderr.read().strip()
-                or f"it ended after {seconds} s at: {json.dumps(seen.get('status'))[:1000]}"
-            )
-        raise KubectlFailed(f"kubectl get {what} {name} --watch: {said}")
+            time.sleep(0.1)
+        status = json.dumps(seen.get("status"))[:1000]
+        raise KubectlFailed(
+            f"kubectl get {what} {name} --watch: not as wanted in {seconds} s; {said} Its status: {status}"
+        )
 
     def within(self, namespace: str) -> Kubectl:
         """The same cluster, another namespace."""
         return Kubectl(self.kubeconfig, namespace)
 
 
+def _objects(lines: IO[str]) -> Iterator[dict[str, Any]]:
+    """The objects that kubectl prints, each from a `{` to a `}` of a line's own, without what is said of the watch itself."""
+    text = ""
+    for line in lines:
+        text += line
+        if line.rstrip() == "}":
+            found = json.loads(text)
+            if found["kind"] != "Status":
+                yield found
+            text = ""
+
+
 def _program() -> str:
     ours = BIN / "kubectl"
-    return str(ours) if os.access(ours, os.X_OK) else shutil.which("kubectl") or str(ours)
+    found = str(ours) if os.access(ours, os.X_OK) else shutil.which("kubectl")
+    if not found:
+        raise Problem("kubectl is missing: `make cluster-up` builds it, or install it")
+    return found

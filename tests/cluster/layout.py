@@ -7,14 +7,19 @@ has a folder and loopback ports that were free when it was made, so there may be
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.cluster.steps import Problem
+
+ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / "build" / "bin"
 FILES = Path(__file__).parent / "files"
 FOLDER = ROOT / "build" / "cluster"
+KIND = ROOT / "build" / "kind"
 
 ADDRESS = "10.245.0.1"
 PODS = "10.244.0.0/16"
@@ -25,7 +30,7 @@ GPU = "nvidia.com/gpu"
 
 @dataclass(frozen=True)
 class Node:
-    """One kubelet with its containerd. `number` counts over all nodes from 1."""
+    """One kubelet with its containerd. Its addresses follow from `number`, so it keeps that whatever nodes are added."""
 
     name: str
     number: int
@@ -81,7 +86,7 @@ class Layout:
         """Write the layout into its folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         record = asdict(self) | {"folder": str(self.folder)}
-        (self.folder / "layout.json").write_text(json.dumps(record, indent=1))
+        write(self.folder / "layout.json", json.dumps(record, indent=1).encode())
 
 
 def load(folder: Path) -> Layout | None:
@@ -94,6 +99,22 @@ def load(folder: Path) -> Layout | None:
     return Layout(**record | {"folder": folder, "nodes": nodes})
 
 
+def write(path: Path, content: bytes) -> None:
+    """Write a file that only its owner reads, and that is there as a whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.touch(mode=0o600)
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def chosen(environment: Mapping[str, str]) -> Path:
+    """The kubeconfig of the cluster that the settings choose: one of yours, kind's, or this machine's. A KUBECONFIG that
+    happens to be set chooses nothing: make hands on the one of its command line by another name."""
+    if yours := environment.get("FINETUNE_KUBECONFIG"):
+        return Path(yours)
+    return (KIND if environment.get("CLUSTER") == "kind" else FOLDER) / "kubeconfig"
+
+
 def fill(template: Path, **settings: str) -> str:
     """A file with each `{name}` of the settings replaced by its value. Other braces stay."""
     text = template.read_text()
@@ -103,10 +124,16 @@ def fill(template: Path, **settings: str) -> str:
 
 
 def nodes(environment: Mapping[str, str]) -> tuple[Node, ...]:
-    """cpu-1, cpu-2, ... and gpu-1, gpu-2, ...: as many as CPU_NODES and GPU_NODES say (1 each), with GPUS_PER_NODE (4)."""
-    pools = (("cpu", 0, "CPU_NODES"), ("gpu", int(environment.get("GPUS_PER_NODE") or 4), "GPU_NODES"))
-    found: list[Node] = []
-    for pool, gpus, setting in pools:
-        for index in range(1, int(environment.get(setting) or 1) + 1):
-            found.append(Node(f"{pool}-{index}", len(found) + 1, gpus))
-    return tuple(found)
+    """cpu-1, cpu-2, ... and gpu-1, gpu-2, ...: as many as CPU_NODES and GPU_NODES say (1 each), with GPUS_PER_NODE (4).
+    Raises Problem."""
+    gpus = _count(environment, "GPUS_PER_NODE", 4)
+    cpu_nodes, gpu_nodes = (range(1, _count(environment, name, 1) + 1) for name in ("CPU_NODES", "GPU_NODES"))
+    on_cpus = [Node(f"cpu-{index}", index, 0) for index in cpu_nodes]
+    return (*on_cpus, *(Node(f"gpu-{index}", 100 + index, gpus) for index in gpu_nodes))
+
+
+def _count(environment: Mapping[str, str], name: str, default: int) -> int:
+    given = environment.get(name) or str(default)
+    if not re.fullmatch("[1-9][0-9]?", given):
+        raise Problem(f"{name}={given}: it is a number from 1 to 99")
+    return int(given)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from tests.cluster import processes
 from tests.cluster.certificates import Authority
 from tests.cluster.kubectl import Kubectl, KubectlFailed
 from tests.cluster.layout import ADDRESS, FILES, GPU, Layout, Node, fill
-from tests.cluster.steps import Problem, step, until
+from tests.cluster.steps import Problem, run, step, until
 
-# The disk that emptyDirs, logs of the kubelet and volumes share. A sparse file: it costs what is written.
+# The disk that emptyDirs and other volumes share (logs of pods are not on it). A sparse file: it costs what is written.
 DISK_BYTES = 8 * 2**30
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -24,9 +25,13 @@ def start(layout: Layout, node: Node, image_root: Path) -> None:
         folder = layout.node_folder(node)
         if not (folder / "kubeconfig").exists():
             _prepare(layout, node, folder, image_root)
+        remove_cgroups(
+            node.cgroup
+        )  # as after a start of a machine: kubelets wait for the containers of those they find
         make_cgroups(node.cgroup)
         flags = [f"--config={folder}/kubelet.yaml", f"--kubeconfig={folder}/kubeconfig", f"--node-ip={node.address}"]
         flags += [f"--hostname-override={node.name}", f"--node-labels=finetune.dev/pool={node.pool}"]
+        _forget_that_it_was_ready(Kubectl(layout.kubeconfig), node)
         start_apart(layout.folder, node.name, folder, *flags)
     with step(f"node {node.name}"):
         _await_ready(layout, node)
@@ -83,7 +88,12 @@ def remove_cgroups(path: str) -> None:
     for controller in (CGROUPS, *(each for each in CGROUPS.iterdir() if each.is_dir())):
         top = controller / path.strip("/")
         for folder, _, _ in os.walk(top, topdown=False):
-            os.rmdir(folder)
+            for _ in until(10):  # it is busy until the last process in it is quite gone
+                with suppress(OSError):
+                    os.rmdir(folder)
+                    break
+            else:
+                raise Problem(f"{folder} cannot be removed: see {folder}/cgroup.procs for what runs in it")
 
 
 def _prepare(layout: Layout, node: Node, folder: Path, image_root: Path) -> None:
@@ -96,7 +106,7 @@ def _prepare(layout: Layout, node: Node, folder: Path, image_root: Path) -> None
         _share(image_root, var / "lib" / "containerd")
         with (folder / "disk.img").open("wb") as disk:
             disk.truncate(DISK_BYTES)
-        subprocess.run(["mkfs.ext4", "-q", "-m", "0", folder / "disk.img"], check=True)
+        run("mkfs.ext4", "-q", "-m", "0", folder / "disk.img")
         settings = {"address": node.address, "pods": node.pods, "dns": ADDRESS, "cgroup": node.cgroup}
         settings |= {"folder": str(folder), "pki": str(layout.folder / "pki")}
         kubelet = fill(FILES / "kubelet.yaml", **settings)
@@ -112,24 +122,30 @@ def _prepare(layout: Layout, node: Node, folder: Path, image_root: Path) -> None
 
 def _share(source: Path, target: Path) -> None:
     """Copy a containerd root by hard links: layers are never written to. Its databases are, so they are real copies."""
-    subprocess.run(["cp", "--archive", "--link", source, target], check=True)
+    run("cp", "--archive", "--link", source, target)
     for database in target.rglob("*.db"):
         database.unlink()
         shutil.copy2(source / database.relative_to(target), database)
 
 
+def _forget_that_it_was_ready(kubectl: Kubectl, node: Node) -> None:
+    """The API says that a node is Ready until somebody notices that it is not: what its kubelet says next is new."""
+    unknown = {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}
+    with suppress(KubectlFailed):  # there is no such node yet
+        kubectl("patch", "node", node.name, "--subresource=status", f"--patch={json.dumps(unknown)}")
+
+
 def _await_ready(layout: Layout, node: Node) -> None:
     kubectl = Kubectl(layout.kubeconfig)
-    log = layout.node_folder(node) / "kubelet.log"
-    for _ in until(120):
-        try:
-            kubectl.wait("condition=Ready", f"node/{node.name}", seconds=5)
-            break
-        except KubectlFailed:
-            if node.name not in processes.running(layout.folder):
-                raise Problem(f"node {node.name} ended. The end of {log}:\n{processes.tail(log)}") from None
-    else:
-        raise Problem(f"node {node.name} is not Ready. The end of {log}:\n{processes.tail(log)}")
+
+    def ready() -> bool:
+        with suppress(KubectlFailed):
+            kubectl.wait("condition=Ready", f"node/{node.name}", seconds=2)
+            return True
+        return False
+
+    logs = [layout.node_folder(node) / f"{each}.log" for each in ("kubelet", "containerd")]
+    processes.await_ready(layout.folder, node.name, ready, *logs, seconds=120)
     if node.gpus:
         _offer_gpus(kubectl, node)
 

@@ -83,14 +83,18 @@ def stop(folder: Path, names: Iterable[str] | None = None) -> None:
     raise Problem(f"these processes do not end: {pids}")
 
 
-def await_ready(folder: Path, name: str, ready: Callable[[], bool], seconds: float = 60) -> None:
-    """Return once `ready` says so. Raises Problem with the end of the log when the process ends or the time is over."""
+def await_ready(folder: Path, name: str, ready: Callable[[], bool], *logs: Path, seconds: float = 60) -> None:
+    """Return once `ready` says so. Raises Problem with the ends of the process's log and of other `logs` when the process
+    ends or the time is over."""
     for _ in until(seconds):
         if ready():
             return
         if name not in running(folder):
             break
-    raise Problem(f"{name} is not ready. The end of its log, {log_of(folder, name)}:\n{tail(log_of(folder, name))}")
+    what = "is not ready" if name in running(folder) else "has ended"
+    raise Problem(
+        "\n".join([f"{name} {what}.", *(f"The end of {log}:\n{tail(log)}" for log in (log_of(folder, name), *logs))])
+    )
 
 
 def log_of(folder: Path, name: str) -> Path:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from obstore.store import S3Store
 
-from tests.cluster.addons import BUCKET
+from tests.cluster.addons import BUCKET, STORAGE
 from tests.cluster.faults import Faults, NotHere
 from tests.cluster.kubectl import Kubectl
-from tests.cluster.layout import FOLDER, load
+from tests.cluster.layout import FOLDER, Layout, chosen, load
 
 _FORENSICS = Path(__file__).parents[2] / "build" / "e2e"
 
@@ -23,10 +23,15 @@ _FORENSICS = Path(__file__).parents[2] / "build" / "e2e"
 @pytest.fixture(scope="session")
 def cluster() -> Kubectl:
     """kubectl with the cluster's kubeconfig. A test that needs a cluster fails where there is none."""
-    kubeconfig = Path(os.environ.get("KUBECONFIG") or FOLDER / "kubeconfig")
+    kubeconfig = chosen(os.environ)
     if not kubeconfig.exists():
-        pytest.fail("there is no cluster: run `make cluster-up`, or name one by KUBECONFIG", pytrace=False)
+        pytest.fail(f"there is no {kubeconfig}: run `make cluster-up`, or `make e2e KUBECONFIG=...`", pytrace=False)
     return Kubectl(kubeconfig)
+
+
+def layout_of() -> Layout | None:
+    """That of the cluster, if its nodes are this machine's."""
+    return load(FOLDER) if chosen(os.environ).is_relative_to(FOLDER) else None
 
 
 @pytest.fixture
@@ -38,14 +43,23 @@ def kubectl(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubect
     inside = cluster.within(name)
     failures = request.session.testsfailed
     yield inside
-    if request.session.testsfailed > failures:
-        _keep(inside, _FORENSICS / request.node.name)
-    cluster("delete", "namespace", name, "--wait=false")
+    try:
+        if request.session.testsfailed > failures:
+            _keep(inside, _FORENSICS / request.node.name)
+    finally:
+        cluster("delete", "namespace", name, "--wait=false", "--ignore-not-found")
 
 
 @pytest.fixture
 def s3(cluster: Kubectl) -> Iterator[S3Store]:
     """The bucket of the cluster's S3 server, by a port of this machine."""
+    with _bucket_at(cluster, "s3") as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def module_s3(cluster: Kubectl) -> Iterator[S3Store]:
+    """The same, for what a module's tests share."""
     with _bucket_at(cluster, "s3") as store:
         yield store
 
@@ -59,7 +73,7 @@ def s3_proxied(cluster: Kubectl) -> Iterator[S3Store]:
 
 @contextmanager
 def _bucket_at(cluster: Kubectl, service: str) -> Iterator[S3Store]:
-    with _port_of(cluster.within("storage"), service) as endpoint:
+    with _port_of(cluster.within(STORAGE), service) as endpoint:
         yield S3Store(
             BUCKET,
             endpoint=endpoint,
@@ -76,7 +90,7 @@ def _port_of(kubectl: Kubectl, service: str) -> Iterator[str]:
     """Where this machine reaches a service: at its own address if the nodes are this machine. A forwarded port stands still
     once a connection through it was reset, so faults of S3 are not dependable on a cluster of others."""
     found = kubectl.get("service", service)["spec"]
-    if not os.environ.get("KUBECONFIG"):
+    if layout_of():
         yield f"http://{found['clusterIP']}:{found['ports'][0]['port']}"
         return
     command = [*kubectl.command, "port-forward", f"service/{service}", "--address=127.0.0.1", ":8333"]
@@ -89,7 +103,7 @@ def _port_of(kubectl: Kubectl, service: str) -> Iterator[str]:
 @pytest.fixture
 def faults(kubectl: Kubectl) -> Faults:
     """The faults, for pods of the test's namespace."""
-    return Faults(kubectl, None if os.environ.get("KUBECONFIG") else load(FOLDER))
+    return Faults(kubectl, layout_of())
 
 
 @pytest.hookimpl(wrapper=True)

@@ -16,8 +16,9 @@ from images.build import IMAGES
 from tests.cluster.faults import Faults
 from tests.cluster.kubectl import Kubectl, KubectlFailed
 from tests.cluster.layout import GPU
-from tests.cluster.steps import until
+from tests.cluster.steps import Problem, until
 
+pytestmark = pytest.mark.slow  # they are of the tests themselves; the product is tried with them in tests/e2e/faults
 # It counts on its log, so that one can read there whether it lives and goes on; its child only lives.
 _COUNTER = """
 import itertools, subprocess, time
@@ -95,6 +96,9 @@ def test_a_killed_container_is_started_again(kubectl: Kubectl, faults: Faults, c
 def test_one_process_of_a_container_can_be_killed(kubectl: Kubectl, faults: Faults, counter: str) -> None:
     assert len(faults.kill(counter, matching="sleep 100000")) == 1
     assert _grows(lambda: _number(kubectl, counter))
+    with pytest.raises(Problem, match=r"no process with 'sleep 100000', only: .*python"):
+        faults.kill(counter, matching="sleep 100000")
+    assert _container(kubectl.get("pod", counter))["restartCount"] == 0
 
 
 def test_a_frozen_container_stands_still_and_goes_on(kubectl: Kubectl, faults: Faults, counter: str) -> None:
@@ -151,6 +155,14 @@ def test_a_lost_node_is_not_ready_and_comes_back(kubectl: Kubectl, faults: Fault
     assert _node_condition(kubectl, "Ready") == "True"
     assert kubectl.get("node", "gpu-1")["status"]["allocatable"][GPU] == "4"
     assert _await_counter(kubectl)
+
+
+def test_s3_serves_the_moment_that_its_node_is_back(faults: Faults, s3_proxied: S3Store) -> None:
+    obstore.put(s3_proxied, "kept on cpu-1", b"kept")
+    with faults.lost("cpu-1"), pytest.raises(BaseError, match="error sending request"):
+        obstore.get(s3_proxied, "kept on cpu-1")
+    assert bytes(obstore.get(s3_proxied, "kept on cpu-1").bytes()) == b"kept"
+    obstore.put(s3_proxied, "new on cpu-1", b"new")
 
 
 def test_a_full_disk_is_pressure_until_it_is_emptied(kubectl: Kubectl, faults: Faults, counter: str) -> None:

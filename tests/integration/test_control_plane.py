@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
@@ -63,5 +66,28 @@ def test_an_object_is_followed_until_it_is_as_wanted(two: list[Layout]) -> None:
     assert kubectl.watch("configmap", "seen", lambda each: each["data"]["step"] == "1", seconds=20)["data"] == {
         "step": "1"
     }
-    with pytest.raises(KubectlFailed, match="ended after 1 s"):
+    with pytest.raises(KubectlFailed, match="not as wanted in 1 s"):
         kubectl.watch("configmap", "seen", lambda each: each["data"]["step"] == "2", seconds=1)
+    with pytest.raises(KubectlFailed, match="NotFound"):
+        kubectl.watch("configmap", "unseen", lambda _: True, seconds=20)
+
+
+def test_a_change_is_seen_also_after_the_api_server_was_gone(two: list[Layout]) -> None:
+    kubectl = Kubectl(two[0].kubeconfig, "default")
+    kubectl("create", "configmap", "seen", "--from-literal=step=1")
+    followed = Event()
+
+    def second(found: dict[str, Any]) -> bool:
+        followed.set()
+        return bool(found["data"]["step"] == "2")
+
+    def change() -> None:
+        followed.wait()
+        control_plane.stop_api(two[0])
+        control_plane.start_api(two[0])
+        kubectl("patch", "configmap", "seen", '--patch={"data": {"step": "2"}}')
+
+    with ThreadPoolExecutor() as pool:
+        changed = pool.submit(change)
+        assert kubectl.watch("configmap", "seen", second, seconds=60)["data"] == {"step": "2"}
+        changed.result()

@@ -60,6 +60,7 @@ def test_a_missing_data_file(model: Path, tmp_path: Path) -> None:
     fails(tmp_path, job, code=3, says=["Data ·", "row.jsonl", "rows.jsonl"])
 
 
+@pytest.mark.slow
 def test_an_empty_data_file(model: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("")
     fails(
@@ -82,6 +83,7 @@ def test_broken_json_is_named_by_its_line(model: Path, tmp_path: Path) -> None:
     assert "driver.log" in output
 
 
+@pytest.mark.slow
 def test_a_wrong_column_lists_the_columns_there_are(model: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("question,answer\nWhy?,Because.\n")
     job = write_job(
@@ -93,11 +95,13 @@ def test_a_wrong_column_lists_the_columns_there_are(model: Path, tmp_path: Path)
     fails(tmp_path, job, code=3, says=["query", "'question', 'answer'", "spec.dataset.columns"])
 
 
+@pytest.mark.slow
 def test_messages_for_a_model_without_a_template(plain_model: Path, tmp_path: Path) -> None:
     job = write_job(tmp_path, model=plain_model, data=write_rows(tmp_path / "rows.jsonl"))
     fails(tmp_path, job, code=2, says=["User ·", "chat template", "spec.dataset.chatTemplate"])
 
 
+@pytest.mark.slow
 def test_a_template_that_jinja_cannot_read(model: Path, tmp_path: Path) -> None:
     job = write_job(
         tmp_path,
@@ -165,6 +169,7 @@ def test_wrong_s3_credentials(model: Path, s3: S3Server, s3_prefix: str, tmp_pat
     fails(tmp_path, job, code=2, says=["User · StoreAccessDenied", s3_prefix, "AWS_ACCESS_KEY_ID"], **wrong)
 
 
+@pytest.mark.slow
 def test_an_unknown_training_argument(model: Path, tmp_path: Path) -> None:
     job = write_job(
         tmp_path, model=model, data=write_rows(tmp_path / "rows.jsonl"), training={"extra": {"weight_decai": 0.1}}
@@ -172,6 +177,7 @@ def test_an_unknown_training_argument(model: Path, tmp_path: Path) -> None:
     fails(tmp_path, job, code=2, says=["User · InvalidExtra", "weight_decai", "weight_decay"])
 
 
+@pytest.mark.slow
 def test_nothing_to_learn_shows_a_row(model: Path, tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": f"Only a question, number {n}."}]} for n in range(20)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -179,6 +185,7 @@ def test_nothing_to_learn_shows_a_row(model: Path, tmp_path: Path) -> None:
     fails(tmp_path, job, code=3, says=["Data ·", "assistant", "Only a question"])
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint(model: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

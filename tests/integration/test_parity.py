@@ -65,7 +65,7 @@ def cut(model: Path, method: str) -> list[Job]:
 
 
 def weights(case: Case, name: str) -> dict[str, Any]:
-    return dict(load_file(case.store / "result" / name))
+    return dict(load_file(Path(case.store) / "result" / name))
 
 
 def agree(one: Outcome, other: Outcome) -> None:
@@ -75,7 +75,7 @@ def agree(one: Outcome, other: Outcome) -> None:
     assert other.held_out == pytest.approx(one.held_out, abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("method", ["Full", "LoRA"])
+@pytest.mark.parametrize("method", ["LoRA", pytest.param("Full", marks=pytest.mark.slow)])
 def test_ranks_stages_and_micro_batches_do_not_change_the_loss(llama: Path, tmp_path: Path, method: str) -> None:
     alone = run_ranks(cases(cut(llama, method), tmp_path / "one"), ranks=1, folder=tmp_path / "rank-1")
     together = run_ranks(cases(cut(llama, method), tmp_path / "two"), ranks=2, folder=tmp_path / "rank-2")
@@ -104,15 +104,32 @@ def test_each_row_is_used_once_per_epoch_whatever_the_number_of_ranks(llama: Pat
         assert Counter(row for rows in outcome.rows for row in rows) == Counter(dict.fromkeys(range(3 * SAMPLES), 2))
 
 
-@pytest.mark.parametrize(("method", "stage", "ranks"), [("Full", 0, 1), ("Full", 3, 2), ("LoRA", 2, 2)])
+RESUMED = [
+    ("Full", 0, "None", 2),
+    ("LoRA", 2, "None", 2),
+    ("Full", 3, "OptimizerAndParameters", 2),
+]
+ALSO_RESUMED = [
+    *(("Full", stage, "None", 2) for stage in (1, 2, 3)),
+    *(("LoRA", stage, "None", 2) for stage in (0, 1, 3)),
+    ("Full", 0, "None", 1),
+    ("Full", 2, "Optimizer", 2),
+    ("LoRA", 1, "Optimizer", 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "stage", "offload", "ranks"),
+    [*RESUMED, *(pytest.param(*each, marks=pytest.mark.slow) for each in ALSO_RESUMED)],
+)
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(
-    llama: Path, tmp_path: Path, method: str, stage: int, ranks: int
+    llama: Path, tmp_path: Path, method: str, stage: int, offload: str, ranks: int
 ) -> None:
-    the_job = job(llama, method=method, stage=stage, dropout=0.1, checkpoint_every=2)
+    the_job = job(llama, method=method, stage=stage, dropout=0.1, checkpoint_every=2, deepspeed={"offload": offload})
     whole, first = cases([the_job, the_job], tmp_path / "runs")
     first = Case(first.job, first.store, first.data, stop_after=3)
     second = Case(first.job, first.store, first.data, attempt=2)
-    (first.store / "attempts" / "1").mkdir(parents=True)
+    (Path(first.store) / "attempts" / "1").mkdir(parents=True)
     outcomes = run_ranks([whole, first, second], ranks=ranks, folder=tmp_path / "ranks")
     uninterrupted, before, after = outcomes
     assert before.trained.interrupted

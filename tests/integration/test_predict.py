@@ -88,6 +88,7 @@ def test_every_row_comes_back_in_its_place_with_its_completion(model: Path, cach
     assert len(told) > 1
 
 
+@pytest.mark.slow
 def test_messages_of_parquet_become_parquet_and_all_columns_stay(model: Path, cache: Path, tmp_path: Path) -> None:
     talks = [[{"role": "user", "content": question}] for question in QUESTIONS[:5]]
     known = [*talks[:-1], [*talks[-1], {"role": "assistant", "content": "what the row knows already"}]]
@@ -101,6 +102,7 @@ def test_messages_of_parquet_become_parquet_and_all_columns_stay(model: Path, ca
     assert found.column("completion").to_pylist() == answers(model, talks)
 
 
+@pytest.mark.slow
 def test_lines_of_text_are_prompts_as_they_stand(model: Path, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("Love alters not\n\nO no!\n")
     (tmp_path / "a.txt").write_text("If this be error\n")
@@ -113,6 +115,7 @@ def test_lines_of_text_are_prompts_as_they_stand(model: Path, cache: Path, tmp_p
     ]
 
 
+@pytest.mark.slow
 def test_an_adapter_finds_its_base_and_can_be_left_out(model: Path, adapter: Path, cache: Path, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "prompts.jsonl", [{"prompt": question} for question in QUESTIONS[:3]])
     target = target_of(str(adapter), cache=cache)

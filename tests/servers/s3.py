@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -59,6 +60,38 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
             "AWS_REGION": "us-east-1",
         }
+
+
+@dataclass(frozen=True)
+class S3Proxy:
+    """A running proxy (s3_proxy.py) in front of a server."""
+
+    endpoint: str
+    control: str
+
+    def fail(self, **fault: float | str | bool) -> dict[str, Any]:
+        """Fail like this from now on (the fields of a Fault). Returns what the proxy has understood."""
+        with urllib.request.urlopen(self.control, data=json.dumps(fault).encode(), timeout=5) as answer:
+            told: dict[str, Any] = json.loads(answer.read())
+        return told
+
+    def mend(self) -> None:
+        self.fail()
+
+
+@contextmanager
+def started_proxy(server: S3Server) -> Iterator[S3Proxy]:
+    """Run a proxy for the length of the block."""
+    listen, control = free_ports(2)
+    places = [f"--listen=127.0.0.1:{listen}", f"--control=127.0.0.1:{control}", f"--server={server.endpoint}"]
+    script = Path(__file__).with_name("s3_proxy.py")
+    with subprocess.Popen([sys.executable, script, *places], stdout=subprocess.PIPE, text=True) as proxy:
+        try:
+            if not proxy.stdout or proxy.stdout.readline() != "s3-proxy: ready\n":
+                raise RuntimeError("the proxy did not start")
+            yield S3Proxy(f"http://127.0.0.1:{listen}", f"http://127.0.0.1:{control}/")
+        finally:
+            proxy.kill()
 
 
 @contextmanager

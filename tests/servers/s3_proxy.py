@@ -90,6 +90,7 @@ class Proxy:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 auto_decompress=False,
+                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
                 timeout=aiohttp.ClientTimeout(sock_connect=5),
                 # No connection is kept: one to a server that was replaced would never answer.
                 connector=aiohttp.TCPConnector(limit=0, force_close=True),
@@ -104,11 +105,6 @@ class Proxy:
                 return await _answer(request, answer, fault)
         except aiohttp.ClientConnectionError:  # the server is gone, or went away in between
             return _reset(request)
-
-    async def close(self, _: web.Application) -> None:
-        """End the connections to the server."""
-        if self._session:
-            await self._session.close()
 
 
 async def _answer(request: web.Request, answer: aiohttp.ClientResponse, fault: Fault) -> web.StreamResponse:
@@ -146,7 +142,6 @@ async def _serve(listen: str, control: str, server: str) -> None:
     for address, handler in ((listen, proxy.handle), (control, proxy.control)):
         application = web.Application(client_max_size=0)
         application.router.add_route("*", "/{path:.*}", handler)
-        application.on_cleanup.append(proxy.close)
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         host, _, port = address.rpartition(":")

@@ -20,7 +20,12 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 # The contract between the two packages is one file, mostly the fields' own documentation (design, section 2).
 LONGEST = {"spec.py": 350}
 # Each generated document and the command (of `make generate`) that prints it.
-GENERATED = {"docs/fields.md": ("-m", "finetune_training.fields")}
+GENERATED = {
+    "docs/fields.md": ("-m", "finetune_training.fields"),
+    "docs/fields-cluster.md": ("-m", "finetune_operator.reference"),
+    "charts/finetune-operator/values.schema.json": ("-m", "finetune_operator.chart", "schema"),
+    "charts/finetune-operator/files/crd.yaml": ("-m", "finetune_operator.chart", "crd"),
+}
 
 
 def locked(path: Path) -> dict[str, str]:

@@ -11,7 +11,9 @@ mount --types tmpfs --options mode=755 tmpfs /run
 containerd --config "${BASH_SOURCE%/*}/containerd.toml" >> "$folder/containerd.log" 2>&1 &
 if (($#)); then
   mount --options loop "$folder/disk.img" /var/lib/kubelet
-  until [[ -S /run/containerd/containerd.sock ]]; do sleep 0.1; done
+  until [[ -S /run/containerd/containerd.sock ]]; do kill -0 $!; sleep 0.1; done
   kubelet "$@" >> "$folder/kubelet.log" 2>&1 &
 fi
-wait
+# A node without one of the two is none: the first that ends is the end of all.
+wait -n
+exit 1

@@ -17,19 +17,29 @@ import pytest
 
 from images import build
 from tests.cluster import __main__ as command
-from tests.cluster import images, layout, machine, processes
+from tests.cluster import images, layout, machine, processes, programs
 from tests.cluster.steps import Problem
 
 
-def test_nodes_are_numbered_over_both_pools_and_share_no_address() -> None:
+def test_nodes_share_no_address() -> None:
     nodes = layout.nodes({"CPU_NODES": "2", "GPU_NODES": "2", "GPUS_PER_NODE": "8"})
     assert [(each.name, each.number, each.gpus) for each in nodes] == [
         ("cpu-1", 1, 0),
         ("cpu-2", 2, 0),
-        ("gpu-1", 3, 8),
-        ("gpu-2", 4, 8),
+        ("gpu-1", 101, 8),
+        ("gpu-2", 102, 8),
     ]
     assert len({each.address for each in nodes} | {each.pods for each in nodes} | {each.cgroup for each in nodes}) == 12
+
+
+def test_a_node_keeps_its_addresses_when_others_are_added() -> None:
+    assert set(layout.nodes({})) <= set(layout.nodes({"CPU_NODES": "3", "GPU_NODES": "2"}))
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", "100"])
+def test_a_number_of_nodes_that_is_none_is_told(given: str) -> None:
+    with pytest.raises(Problem, match=f"CPU_NODES={given}: it is a number from 1 to 99"):
+        layout.nodes({"CPU_NODES": given})
 
 
 def test_one_node_of_each_pool_unless_told_otherwise() -> None:
@@ -41,6 +51,20 @@ def test_a_layout_is_found_again_as_it_was_saved(tmp_path: Path) -> None:
     assert layout.load(tmp_path) is None
     saved.save()
     assert layout.load(tmp_path) == saved
+
+
+def test_a_kubeconfig_is_used_only_if_make_was_told_so() -> None:
+    assert layout.chosen({"KUBECONFIG": "/mine"}) == layout.FOLDER / "kubeconfig"
+    assert layout.chosen({"FINETUNE_KUBECONFIG": "/mine"}) == Path("/mine")
+    assert layout.chosen({"CLUSTER": "kind"}) == layout.KIND / "kubeconfig"
+
+
+def test_the_files_of_a_program_are_known_by_its_module() -> None:
+    assert {name: programs._files(name) for name in ("etcd", "kuberay")} == {
+        "etcd": ["etcd"],
+        "kuberay": ["ray-operator"],
+    }
+    assert {"kubectl", "kubelet", "kube-proxy"} < set(programs._files("kubernetes"))
 
 
 def test_processes_are_known_by_their_folder_and_name(tmp_path: Path) -> None:
@@ -58,7 +82,7 @@ def test_processes_are_known_by_their_folder_and_name(tmp_path: Path) -> None:
 
 def test_a_process_that_ends_before_it_is_ready_is_shown_with_its_log(tmp_path: Path) -> None:
     processes.start(tmp_path, "short", ["sh", "-c", "echo no such file; exit 1"])
-    with pytest.raises(Problem, match=r"short is not ready(.|\n)*no such file"):
+    with pytest.raises(Problem, match=r"short has ended(.|\n)*no such file"):
         processes.await_ready(tmp_path, "short", lambda: False)
 
 

@@ -1,0 +1,78 @@
+"""The operator, a slow model, and a book for what is measured."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pytest
+from obstore.store import S3Store
+
+from tests.cluster.faults import Faults
+from tests.cluster.helm import Helm
+from tests.cluster.kubectl import Kubectl
+from tests.e2e.conftest import layout_of
+from tests.e2e.faults.book import Book
+from tests.e2e.platform import installed, make_store_secret
+from tests.faulty import write_faulty_model
+
+Model = Callable[[str, str], dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def book() -> Book:
+    return Book()
+
+
+@pytest.fixture(scope="module")
+def platform(cluster: Kubectl) -> Iterator[Helm]:
+    with installed(cluster) as helm:
+        yield helm
+
+
+@pytest.fixture(scope="module")
+def jobs(platform: Helm, cluster: Kubectl) -> Iterator[Kubectl]:
+    """kubectl in a namespace of the module's own, with the store's Secret."""
+    name = f"faults-{uuid.uuid4().hex[:8]}"
+    cluster("create", "namespace", name)
+    inside = cluster.within(name)
+    make_store_secret(inside)
+    try:
+        yield inside
+    finally:
+        inside("delete", "ftj", "--all", "--timeout=120s")
+        cluster("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def on_jobs(jobs: Kubectl) -> Faults:
+    """The faults, for pods of that namespace."""
+    return Faults(jobs, layout_of())
+
+
+@pytest.fixture(scope="module")
+def model(module_s3: S3Store, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """`model(name, before)`: a model in the bucket that does `before` before each forward pass in training, and the fields of a
+    job that trains it."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(name: str, before: str) -> dict[str, Any]:
+        made = write_faulty_model(folder / name, before)
+        _upload(module_s3, made, f"faults/{name}")
+        text = "".join(f"{number}: to be, or not to be, that is the question\n" for number in range(400))
+        obstore.put(module_s3, "faults/text/rows.txt", text.encode())
+        return {
+            "model": {"uri": f"s3://finetune/faults/{name}", "trustRemoteCode": True},
+            "dataset": {"train": [{"uri": "s3://finetune/faults/text/*.txt"}], "maxLength": 64},
+            "evaluation": {"everySteps": 0, "baseline": False, "prompts": ["To be"]},
+        }
+
+    return make
+
+
+def _upload(store: S3Store, folder: Path, prefix: str) -> None:
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        obstore.put(store, f"{prefix}/{path.relative_to(folder).as_posix()}", path)
