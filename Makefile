@@ -9,6 +9,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 # What you may set on the command line.
 PYTHON ?= python3.11#	the Python 3.11 that .venv is made from
 BASE ?=#	the image that the images are built from; empty: a public Python, or one made here
+TOOL ?=#	docker or buildah; empty: docker if its daemon answers
 ARGS ?=#	arguments of the command behind a target
 
 UV_VERSION := 0.13.9
@@ -17,7 +18,7 @@ UV := build/tools/uv/bin/uv
 LOCKS := training/requirements.lock operator/requirements.lock requirements-dev.lock
 PROJECTS := training/pyproject.toml operator/pyproject.toml
 READY := $(VENV)/.ready
-SOURCES := training operator images tests examples benchmarks
+SOURCES := training operator charts images tests examples benchmarks
 
 # Worker processes find ninja (DeepSpeed compiles its CPU collectives at first use) and `finetune` by PATH.
 export PATH := $(VENV)/bin:$(PATH)
@@ -46,9 +47,17 @@ help: ## List the targets
 ##@ Develop
 
 .PHONY: test
-test: setup ## Run every test that needs no nodes. ARGS="-k storage" chooses some (needs Go)
-	@python -m tests.cluster.programs etcd kubernetes seaweedfs
+test: setup ## Run the tests that need no nodes. ARGS="-k storage" chooses some (needs Go)
+	@python -m tests.cluster.programs etcd helm kubernetes kuberay seaweedfs
 	@pytest tests/unit tests/integration $(ARGS)
+
+.PHONY: programs
+programs: setup ## Build the programs of the tests' cluster (etcd, Kubernetes, KubeRay, ...) from their Go modules, once
+	@python -m tests.cluster.programs
+
+.PHONY: test-all
+test-all: ARGS += -m ""
+test-all: test ## The same with those that take minutes, too: more than an hour
 
 .PHONY: lint
 lint: setup ## Check format, style, types and the layers between modules
@@ -63,10 +72,11 @@ format: setup ## Format the code and fix what ruff can fix
 	@ruff format .
 
 .PHONY: generate
-generate: setup ## Write the documents that are made from the code: docs/fields.md
-	@python -m finetune_training.fields > build/fields.md
-	@mv build/fields.md docs/fields.md
-	@echo "generate: docs/fields.md"
+generate: setup ## Write what is made from the code: the pages of fields, the chart's CRD and its values' schema
+	@$(call written,docs/fields.md,finetune_training.fields)
+	@$(call written,docs/fields-cluster.md,finetune_operator.reference)
+	@$(call written,charts/finetune-operator/files/crd.yaml,finetune_operator.chart crd)
+	@$(call written,charts/finetune-operator/values.schema.json,finetune_operator.chart schema)
 
 .PHONY: lock
 lock: $(UV) ## Resolve the locked versions anew. ARGS=--upgrade takes the newest that the projects allow
@@ -79,31 +89,46 @@ lock: $(UV) ## Resolve the locked versions anew. ARGS=--upgrade takes the newest
 ##@ On a cluster
 
 .PHONY: images
-images: ## Build the images with docker or buildah, if what goes into them has changed. BASE= names their base
-	@$(PYTHON) images/build.py --uv-version=$(UV_VERSION) --base=$(BASE)
+images: ## Build the images with docker or buildah, if what goes into them has changed. BASE= and TOOL= choose
+	@$(PYTHON) images/build.py --uv-version=$(UV_VERSION) --base=$(BASE) --tool=$(TOOL)
 
 .PHONY: cluster-up
 cluster-up: setup ## Bring up a real Kubernetes here, with KubeRay and S3 (needs root and Go): docs/cluster.md
 	@$(CLUSTER_COMMAND) up
 
 .PHONY: cluster-status
-cluster-status: setup ## Say what of the cluster runs, and where
+cluster-status: $(if $(wildcard $(VENV)/bin/python),,setup) ## Say what of the cluster runs, and where
 	@$(CLUSTER_COMMAND) status
 
 .PHONY: cluster-down
-cluster-down: setup ## Take the cluster down, with all that it has made on this machine
+cluster-down: $(if $(wildcard $(VENV)/bin/python),,setup) ## Take the cluster down, with all that it has made on this machine
 	@$(CLUSTER_COMMAND) down
 
 .PHONY: e2e
 e2e: setup ## Run the tests on a cluster: up, test, down. KEEP=1 leaves it up, ARGS="-k rayjob" chooses tests
-	@$(CLUSTER_COMMAND) up
-	@status=0; pytest tests/e2e $(ARGS) || status=$$?; $(if $(KEEP),,$(CLUSTER_COMMAND) down || status=$$?;) exit $$status
+	@status=0; $(CLUSTER_COMMAND) up && pytest tests/e2e --ignore=tests/e2e/faults $(ARGS) || status=$$?; \
+	  $(if $(KEEP),,$(CLUSTER_COMMAND) down || status=$$?;) exit $$status
+
+.PHONY: faults
+faults: export GPU_NODES = 2
+faults: setup ## Let everything go wrong with a job that trains, on a cluster with two GPU nodes: build/bench/faults.json. About an hour
+	@status=0; $(CLUSTER_COMMAND) up && pytest tests/e2e/faults -s $(ARGS) || status=$$?; \
+	  $(if $(KEEP),,$(CLUSTER_COMMAND) down || status=$$?;) exit $$status
 
 ##@ Measure
 
 .PHONY: bench-training
 bench-training: setup assets ## Compare tokens/s with a plain TRL script and the padded recipe: build/bench/training.json
 	@python benchmarks/training.py $(ARGS)
+
+.PHONY: bench-checkpoint
+bench-checkpoint: setup ## Compare saving, loading and recovery with Ray Train's report and a plain copy: build/bench/checkpoint.json (needs Go)
+	@python -m tests.cluster.programs seaweedfs
+	@PYTHONPATH=$(CURDIR) python benchmarks/checkpoint.py $(ARGS)
+
+.PHONY: bench-operator
+bench-operator: setup ## Load the operator with 1,000 and 10,000 jobs on a real API server: build/bench/operator.json (needs Go)
+	@PYTHONPATH=$(CURDIR) python benchmarks/operator_scale.py $(ARGS)
 
 ##@ Tidy
 
@@ -118,6 +143,9 @@ clean: ## Remove .venv, build and caches. Your runs stay
 
 LOCK = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-unknown-linux-gnu \
   --no-emit-index-url --annotation-style line --custom-compile-command "make lock"
+
+# $(call written,FILE,MODULE ARGUMENTS): the module prints it. A module that fails leaves the file as it was.
+written = python -m $(2) > build/generated && mv build/generated $(1) && echo "generate: $(1)"
 
 # uv, from the registry that pip is set up for, in an environment of its own.
 $(UV):
@@ -144,8 +172,8 @@ $(READY): $(LOCKS) $(PROJECTS) | $(UV)
 	@touch $@
 
 # A cluster of yours is used only when it is named on the command line: `make e2e KUBECONFIG=...`, not by a variable that
-# happens to be set.
+# happens to be set. So the commands and the tests know it by a name that nobody else uses.
 CLUSTER_COMMAND = python -m tests.cluster
-ifneq ($(origin KUBECONFIG),command line)
-unexport KUBECONFIG
+ifeq ($(origin KUBECONFIG),command line)
+export FINETUNE_KUBECONFIG := $(abspath $(KUBECONFIG))
 endif

@@ -1,4 +1,4 @@
-"""Builds the images with docker or buildah, whichever works here, and only when what goes into them has changed.
+"""Builds the images with docker or buildah, the one that is named or works here, when what goes into them has changed.
 
 In: the Dockerfiles beside this file and the files that they copy. Out: `localhost/finetune-training:dev` and
 `localhost/finetune-operator:dev` in the store of the tool that built them, each labelled with a digest of its inputs.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PUBLIC_BASE = "python:3.11-slim-bookworm"
+PUBLIC_BASE = "docker.io/library/python:3.11-slim-bookworm"
 OWN_BASE = "localhost/finetune-base:bookworm"
 _LABEL = "dev.finetune.inputs"
 _CERTIFICATES = Path("/etc/ssl/certs")
@@ -61,13 +62,19 @@ def builder() -> str:
     raise CannotBuild("neither a docker daemon nor buildah is here. On Debian: apt-get install buildah")
 
 
+def apart() -> list[str]:
+    """The words before a command of root's that mounts things: they go with it, also if it is killed."""
+    return ["unshare", "--mount"] if os.geteuid() == 0 else []
+
+
 def build(image: Image, base: str, uv_version: str, *, tool: str) -> bool:
     """Build `image` unless its store has it from the same inputs. Returns whether it was built."""
     digest = _digest([image.dockerfile, *(ROOT / each for each in image.inputs)], base, uv_version)
     if _label(image.tag, tool) == digest:
         return False
     arguments = {"BASE": base, "UV_VERSION": uv_version}
-    command = [tool, "build", "--file", str(image.dockerfile), "--tag", image.tag, "--label", f"{_LABEL}={digest}"]
+    command = [*apart(), tool, "build", "--file", str(image.dockerfile), "--tag", image.tag]
+    command += ["--label", f"{_LABEL}={digest}"]
     if tool == "buildah":
         # No daemon and no user namespaces needed; the network, the certificates and uv's cache are those of this machine.
         command += [
@@ -127,8 +134,10 @@ def _make_base() -> None:
     folder = ROOT / "build" / "images" / "base"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    _quiet("buildah", "rm", "finetune-base")  # of one that was killed
+    debootstrap = ["debootstrap", "--variant=minbase", f"--include={_OWN_BASE_PACKAGES}", "bookworm", str(folder)]
     steps = (
-        ["debootstrap", "--variant=minbase", f"--include={_OWN_BASE_PACKAGES}", "bookworm", str(folder), *mirrors[:1]],
+        [*apart(), *debootstrap, *mirrors[:1]],
         ["buildah", "from", "--name", "finetune-base", "scratch"],
         ["buildah", "add", "--quiet", "finetune-base", str(folder), "/"],
         ["buildah", "commit", "--quiet", "--rm", "finetune-base", OWN_BASE],
@@ -184,10 +193,12 @@ def main() -> int:
     """Build every image and say how long it took and how large it is."""
     parser = argparse.ArgumentParser(description="Build the images with docker or buildah.")
     parser.add_argument("--base", default="", help=f"the image to build from; empty: {PUBLIC_BASE}, or one made here")
+    parser.add_argument("--tool", default="", help="docker or buildah; empty: docker if its daemon answers")
     parser.add_argument("--uv-version", required=True)
     options = parser.parse_args()
+    os.environ["PATH"] += ":/usr/sbin:/sbin"  # debootstrap is there, and a user's PATH may lack it
     try:
-        tool = builder()
+        tool = options.tool or builder()
         base = choose_base(options.base, tool)
         for image in IMAGES:
             began = time.monotonic()
