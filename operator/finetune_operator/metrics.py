@@ -15,6 +15,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     start_http_server,
 )
@@ -36,6 +37,7 @@ class Metrics:
     def __init__(self, store: Store, queue: WorkQueue, clock: Callable[[], float] = time.monotonic) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._clock = clock
         self._phases: dict[str, tuple[str, float]] = {}
         jobs = Gauge("finetune_jobs", "FineTuneJobs by phase.", ["phase"], registry=self.registry)

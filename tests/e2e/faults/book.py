@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tests.cluster.layout import ROOT
@@ -24,20 +24,40 @@ class Entry:
     released_seconds: float | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
+class Soak:
+    """What came of many jobs. `ends`: how many came to what; `missed`: faults that came too late; `early_bytes`,
+    `late_bytes`: the operator's memory after a third of the jobs, and after all."""
+
+    seed: int
+    minutes: float
+    ends: dict[str, int]
+    missed: int
+    attempts: int
+    early_bytes: int
+    late_bytes: int
+
+
 class Book:
-    entries: list[Entry] = field(default_factory=list)
+    """Each entry is written at once: what was measured stays when a later test fails."""
 
     def write(self, entry: Entry) -> None:
-        """At once: what was measured stays when a later test fails."""
-        self.entries.append(entry)
         print(f"\n{row(entry)}")
+        book = self._read()
+        known = {each["fault"]: each for each in book.get("faults", [])} | {entry.fault: asdict(entry)}
+        self._write(book | {"faults": list(known.values())})
+
+    def write_soak(self, soak: Soak) -> None:
+        print(f"\n{soak}")
+        self._write(self._read() | {"soak": asdict(soak)})
+
+    def _read(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
+        return found
+
+    def _write(self, book: dict[str, Any]) -> None:
         FILE.parent.mkdir(parents=True, exist_ok=True)
-        known: dict[str, Any] = {}
-        if FILE.exists():
-            known = {each["fault"]: each for each in json.loads(FILE.read_text())["faults"]}
-        known[entry.fault] = asdict(entry)
-        FILE.write_text(json.dumps({"faults": list(known.values())}, indent=2, ensure_ascii=False))
+        FILE.write_text(json.dumps(book, indent=2, ensure_ascii=False))
 
 
 def row(entry: Entry) -> str:

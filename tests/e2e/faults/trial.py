@@ -131,6 +131,16 @@ class Trial:
         return found
 
 
-def losses(events: list[dict[str, Any]]) -> dict[int, tuple[float, int]]:
-    """Step → (loss, tokens): of a step that was done again the last one counts."""
-    return {each["step"]: (each["loss"], each["tokens"]) for each in events if each["event"] == "Step"}
+@dataclass(frozen=True)
+class Learnt:
+    """What a step has learnt from, and how well. `rows`: the checksum of the ids of its rows."""
+
+    rows: str
+    tokens: int
+    loss: float
+
+
+def learnt(events: list[dict[str, Any]]) -> dict[int, Learnt]:
+    """Of each step. Of one that was done again the last one counts."""
+    steps = (each for each in events if each["event"] == "Step")
+    return {each["step"]: Learnt(each["rows"], each["tokens"], each["loss"]) for each in steps}
