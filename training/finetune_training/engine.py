@@ -57,8 +57,6 @@ def deepspeed_config(spec: RunSpec, *, ranks: int, on_gpu: bool) -> dict[str, An
         spec.training.precision is Precision.BF16 and spec.deepspeed.stage > 0
     ):  # DeepSpeed 0.19 has no such mix at stage 0
         config["data_types"] = {"grad_accum_dtype": "fp32"}
-    if spec.deepspeed.offload is not Offload.NONE:
-        config["optimizer"] = _cpu_adam(spec)
     return merged(config, spec.deepspeed.config)
 
 
@@ -89,19 +87,6 @@ def _zero(spec: RunSpec, *, on_gpu: bool) -> dict[str, Any]:
     if offload is Offload.OPTIMIZER_AND_PARAMETERS:
         zero["offload_param"] = dict(pinned)
     return zero
-
-
-def _cpu_adam(spec: RunSpec) -> dict[str, Any]:
-    """DeepSpeed's own AdamW, which computes on the host where the offloaded states are."""
-    return {
-        "type": "AdamW",
-        "params": {
-            "lr": spec.training.learning_rate,
-            "betas": [_number(spec, "adam_beta1", 0.9), _number(spec, "adam_beta2", 0.999)],
-            "eps": _number(spec, "adam_epsilon", 1e-8),
-            "weight_decay": _number(spec, "weight_decay", 0.0),
-        },
-    }
 
 
 def _number(spec: RunSpec, name: str, default: float) -> float:

@@ -27,7 +27,7 @@ from finetune_training.model import flattens, lora_config
 from finetune_training.position import EMPTY, Plan
 from finetune_training.reshape import settle
 from finetune_training.shards import IGNORE
-from finetune_training.spec import Precision, RunSpec, Scheduler
+from finetune_training.spec import Offload, Precision, RunSpec, Scheduler
 
 SCHEDULERS = {Scheduler.COSINE: "cosine", Scheduler.LINEAR: "linear", Scheduler.CONSTANT: "constant_with_warmup"}
 # What would take the loop, the saving or the batches out of our hands.
@@ -75,13 +75,13 @@ def empty_sample(token_id: int) -> dict[str, Any]:
     return {"input_ids": [token_id] * 2, "labels": [IGNORE] * 2, "seq_lengths": [2]}
 
 
-class _MicroBatches(IterableDataset[TensorBatch]):
-    """A rank's batches from `first_step` on."""
+class _MicroBatches(IterableDataset[dict[str, Any]]):
+    """A rank's batches from `first_step` on, each with the `samples` that it is made of."""
 
     def __init__(self, trainer: ExactSFTTrainer, first_step: int) -> None:
         self._trainer, self._first_step = trainer, first_step
 
-    def __iter__(self) -> Iterator[TensorBatch]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         trainer = self._trainer
         args = trainer.args
         for indices in trainer.plan.micro_batches(
@@ -90,7 +90,7 @@ class _MicroBatches(IterableDataset[TensorBatch]):
             world_size=args.world_size,
             micro_batch_size=args.per_device_train_batch_size,
         ):
-            yield trainer.collate(trainer.train_dataset, indices)
+            yield trainer.collate(trainer.train_dataset, indices) | {"samples": indices}
 
 
 class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
@@ -104,6 +104,8 @@ class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
         self._on_batch = on_batch
         self.first_step = 0
         self.supervised_tokens = 0
+        self.used: list[int] = []
+        """The samples of the step, those of this rank."""
         super().__init__(**options)
         tokenizer: PreTrainedTokenizerBase = self.processing_class
         self._empty = empty_sample(tokenizer.pad_token_id or 0)
@@ -126,9 +128,10 @@ class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
 
     def get_batch_samples(self, *args: Any) -> tuple[list[TensorBatch], torch.Tensor]:
         self._on_batch()
-        samples, supervised = super().get_batch_samples(*args)
+        batches, supervised = super().get_batch_samples(*args)
         self.supervised_tokens = int(supervised) if supervised is not None else 0
-        return samples, supervised
+        self.used = [index for batch in batches for index in batch.pop("samples") if index != EMPTY]
+        return batches, supervised
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._save_state(self)
@@ -239,8 +242,18 @@ def sft_trainer(
         processing_class=tokenizer,
         data_collator=Collator(tokenizer.pad_token_id or 0, flatten=flattens(model)),
         peft_config=lora_config(spec),
+        optimizer_cls_and_kwargs=_host_adam(args) if spec.deepspeed.offload is not Offload.NONE else None,
         callbacks=callbacks,
     )
+
+
+def _host_adam(args: SFTConfig) -> tuple[type, dict[str, Any]]:
+    """DeepSpeed's AdamW, which computes on the host where the offloaded states are. Made as any other optimizer is, and not by
+    a section of DeepSpeed's config: so a checkpoint has the same parts with offload and without."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    betas = args.adam_beta1, args.adam_beta2
+    return DeepSpeedCPUAdam, {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon}
 
 
 def _numel(parameter: Any) -> int:

@@ -73,20 +73,29 @@ def loading(folder: Path) -> dict[str, Any]:
 
 
 def settle(engine: Any) -> None:
-    """Mend what DeepSpeed 0.19 leaves wrong after it has loaded a universal checkpoint. What the engine saves from here on
-    is an ordinary checkpoint."""
+    """Mend what DeepSpeed 0.19 leaves wrong after it has loaded a checkpoint. What the engine saves from here on is an
+    ordinary one."""
     import torch
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-    if not engine.load_universal_checkpoint():
-        return
+    universal = engine.load_universal_checkpoint()
     engine._config.load_universal_checkpoint = False
-    optimizer = engine.optimizer.optimizer
+    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)  # ZeRO wraps it
+    # Groups are loaded as they were: they lack the options that only this optimizer has, when that of a run without offload
+    # has written them, or the other way round.
+    for group in optimizer.param_groups:
+        for name, value in optimizer.defaults.items():
+            group.setdefault(name, value)
+    on_host = isinstance(optimizer, DeepSpeedCPUAdam)
     on_device = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
     for parameter, state in optimizer.state.items():
-        # ZeRO-3 gives all its flat tensors one and the same counter, which each of them would then advance. It also lies
-        # on the CPU, where a fused optimizer cannot use it.
-        if torch.is_tensor(state.get("step")):
-            state["step"] = state["step"].detach().clone().to(parameter.device if on_device else "cpu")
+        step = state.get("step")
+        if torch.is_tensor(step) and on_host:
+            state["step"] = int(step)
+        elif torch.is_tensor(step) and universal:
+            # ZeRO-3 gives all its flat tensors one and the same counter, which each of them would then advance. It also
+            # lies on the CPU, where a fused optimizer cannot use it.
+            state["step"] = step.detach().clone().to(parameter.device if on_device else "cpu")
 
 
 def _to_universal(source: Path, target: Path) -> None:

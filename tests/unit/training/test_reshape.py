@@ -95,7 +95,7 @@ def test_options_that_differ_between_groups_are_left_to_the_trainer(tmp_path: Pa
 def test_flat_tensors_count_their_steps_apart() -> None:
     step = torch.tensor(3.0)
     state: dict[Any, Any] = {torch.zeros(2): {"step": step}, torch.zeros(3): {"step": step}}
-    optimizer = SimpleNamespace(param_groups=[{"fused": None}], state=state)
+    optimizer = SimpleNamespace(param_groups=[{"fused": None}], state=state, defaults={"fused": None, "amsgrad": False})
     engine = SimpleNamespace(optimizer=SimpleNamespace(optimizer=optimizer))
     engine._config = SimpleNamespace(load_universal_checkpoint=True)
     engine.load_universal_checkpoint = lambda: engine._config.load_universal_checkpoint
@@ -104,3 +104,4 @@ def test_flat_tensors_count_their_steps_apart() -> None:
     first += 1
     assert (first, second) == (4.0, 3.0)
     assert not engine.load_universal_checkpoint()
+    assert optimizer.param_groups == [{"fused": None, "amsgrad": False}], "an option that the saved groups did not have"
