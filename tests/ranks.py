@@ -51,8 +51,12 @@ class Outcome:
     failure: Failure | None = None
 
     @property
+    def steps(self) -> list[Step]:
+        return [event for event in self.events if isinstance(event, Step)]
+
+    @property
     def losses(self) -> list[float]:
-        return [event.loss for event in self.events if isinstance(event, Step)]
+        return [step.loss for step in self.steps]
 
     @property
     def held_out(self) -> list[float]:

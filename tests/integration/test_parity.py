@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from finetune_training.ladder import Memory, relieved
 from finetune_training.spec import Job
+from finetune_training.steps import checksum
 from tests.ranks import Case, Outcome, make_data, run_ranks
 from tests.tiny import write_model
 
@@ -96,12 +98,19 @@ def test_gptj_under_zero_3_with_offload_is_the_same_run(gptj: Path, tmp_path: Pa
 
 def test_each_row_is_used_once_per_epoch_whatever_the_number_of_ranks(llama: Path, tmp_path: Path) -> None:
     epochs = job(llama, training={"maxSteps": 0, "epochs": 2})
+    checksums = []
     for ranks in (1, 2):
         (outcome,) = run_ranks(
             cases([epochs], tmp_path / f"of-{ranks}"), ranks=ranks, folder=tmp_path / f"rank-{ranks}"
         )
         assert outcome.trained.step == 6  # 22 samples in steps of 4: the last one has 2
         assert Counter(row for rows in outcome.rows for row in rows) == Counter(dict.fromkeys(range(3 * SAMPLES), 2))
+        checksums.append([step.rows for step in outcome.steps])
+        if ranks == 1:
+            of_steps = [outcome.rows[first : first + BATCH] for first in range(0, len(outcome.rows), BATCH)]
+            assert checksums[0] == [checksum(rows) for rows in of_steps]
+    assert checksums[0] == checksums[1]
+    assert len(set(checksums[0])) == 6
 
 
 RESUMED = [
@@ -135,9 +144,36 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(
     assert before.trained.interrupted
     assert before.trained.step == 3
     assert before.losses + after.losses == uninterrupted.losses
+    assert [step.rows for step in before.steps + after.steps] == [step.rows for step in uninterrupted.steps]
     assert Counter(map(tuple, before.rows + after.rows)) == Counter(map(tuple, uninterrupted.rows))
     name = "adapter/adapter_model.safetensors" if method == "LoRA" else "merged/model.safetensors"
     expected, resumed = weights(whole, name), weights(second, name)
     assert expected.keys() == resumed.keys()
     assert all((expected[key] == resumed[key]).all() for key in expected)
     assert any(value.abs().sum() > 0 for key, value in expected.items() if "lora_B" in key or method == "Full")
+
+
+@pytest.mark.parametrize(("method", "stage"), [("Full", 3), ("LoRA", 2)])
+def test_a_run_that_takes_less_and_less_memory_is_the_same_run(
+    llama: Path, tmp_path: Path, method: str, stage: int
+) -> None:
+    """Each rung of the ladder goes on from a checkpoint of the one above."""
+    top = job(llama, method=method, stage=stage, micro=2, training={"maxSteps": 6})
+    whole, first = cases([top, top], tmp_path / "runs")
+    rungs = [Memory.of(top.spec)]
+    while (below := relieved(rungs[-1], global_batch_size=BATCH, ranks=2, anew=False)) is not None:
+        rungs.append(below)
+    assert len(rungs) == (5 if stage == 3 else 4)
+    attempts = [
+        Case(
+            top.model_copy(update={"spec": memory.applied(top.spec)}), first.store, first.data, attempt=number,
+            stop_after=number if number < len(rungs) else None,
+        )
+        for number, memory in enumerate(rungs, start=1)
+    ]  # fmt: skip
+    expected, *outcomes = run_ranks([whole, *attempts], ranks=2, folder=tmp_path / "ranks")
+    assert [outcome.failure for outcome in outcomes] == [None] * len(rungs)
+    steps = [step for outcome in outcomes for step in outcome.steps]
+    assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert [step.loss for step in steps] == pytest.approx(expected.losses, abs=TOLERANCE)
+    assert [step.rows for step in steps] == [step.rows for step in expected.steps]

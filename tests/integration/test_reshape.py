@@ -49,11 +49,8 @@ class Cut:
         return Cut(self.method, 0) if self.offload == "None" else Cut(self.method, 2, "Optimizer")
 
     def job(self, model: Path) -> Job:
-        """Weight decay makes two groups of parameters with options of their own. The optimizer that DeepSpeed makes for
-        offload knows one group only, so those runs go without."""
-        training: dict[str, Any] = {"maxSteps": STEPS, "warmupRatio": 0.25}
-        if self.offload == "None":
-            training["extra"] = {"weight_decay": 0.5}
+        """Weight decay makes two groups of parameters with options of their own."""
+        training: dict[str, Any] = {"maxSteps": STEPS, "warmupRatio": 0.25, "extra": {"weight_decay": 0.5}}
         deepspeed = {"offload": self.offload}
         return job(model, method=self.method, stage=self.stage, deepspeed=deepspeed, training=training)
 
@@ -80,7 +77,7 @@ class Run:
 
     @property
     def steps(self) -> list[Step]:
-        return [event for outcome in self.outcomes for event in outcome.events if isinstance(event, Step)]
+        return [step for outcome in self.outcomes for step in outcome.steps]
 
     @property
     def rows(self) -> Counter[int]:
@@ -137,6 +134,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_run(runs: Runs, cut: Cut)
     assert [outcome.trained.step for outcome in run.outcomes] == [step for _, step in cut.attempts]
     assert [step.loss for step in run.steps] == pytest.approx([step.loss for step in whole.steps], abs=TOLERANCE)
     assert [step.learning_rate for step in run.steps] == [step.learning_rate for step in whole.steps]
+    assert [step.rows for step in run.steps] == [step.rows for step in whole.steps]
     assert run.outcomes[-1].held_out[-1] == pytest.approx(whole.outcomes[0].held_out[-1], abs=TOLERANCE)
     assert run.rows == whole.rows
     trained, expected = cut.weights(run.folder), cut.weights(whole.folder)

@@ -52,7 +52,8 @@ class Prepared:
 class Step:
     """One optimizer step. `loss`: mean over the step's supervised tokens. `tokens_per_second`: all tokens of all ranks,
     padding not counted, over this step's time. `gradient_norm` before clipping. `memory_peak`: bytes of host memory, the most of
-    any rank's machine or container since it started."""
+    any rank's machine or container since it started. `rows`: a checksum of the rows that the ranks have learnt from, whatever
+    their order: steps with the same rows have the same."""
 
     step: int
     total_steps: int
@@ -66,6 +67,7 @@ class Step:
     tokens_per_second: float
     eta_seconds: float
     memory_peak: int | None = None
+    rows: str = ""
     time: float = field(default_factory=time.time)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Any
 
@@ -22,7 +23,6 @@ from finetune_training.failure import FinetuneError, user_error
 from finetune_training.manifest import Reached
 from finetune_training.model import check_isolation
 from finetune_training.objective import ExactSFTTrainer
-from finetune_training.position import EMPTY
 from finetune_training.progress import Away, Evaluated, Report, Stage, StageStarted, Step
 from finetune_training.result import Scores
 from finetune_training.spec import RunSpec
@@ -50,8 +50,8 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         self.trainer: ExactSFTTrainer | None = None
         self.interrupted = False
         self._away = False
-        self._memory_peak: int | None = None
         self._lengths: Any = None
+        self._rows: Any = None
         self._step_started = 0.0
         self._recent: list[float] = []
         self._metrics: dict[str, float] = {}
@@ -60,6 +60,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         """The trainer takes its callbacks when it is made, so it can only be known afterwards."""
         self.trainer = trainer
         self._lengths = sample_lengths(trainer.train_dataset)
+        self._rows = trainer.train_dataset.select_columns("row_ids")
 
     def on_batch(self) -> None:
         """The samples of the next step are about to be read."""
@@ -100,9 +101,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         if "learning_rate" not in logs:  # the Trainer's summary at the end
             return
         step = self._measure(state, logs)
-        stop = self._report(step) if self._world.rank == 0 else False
-        told = self._world.gather((stop, host_memory().peak))
-        stop, self._memory_peak = told[0][0], max((peak for _, peak in told if peak), default=None)
+        stop = self._world.gather(self._report(step) if self._world.rank == 0 else False)[0]
         self._check_finite(step)
         self._metrics = {"loss": step.loss}
         self._checkpointer.poll()
@@ -133,10 +132,12 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         return scores
 
     def _measure(self, state: TrainerState, logs: dict[str, Any]) -> Step:
+        """Collective."""
         assert self.trainer is not None
         seconds = time.perf_counter() - self._step_started
         self._recent = [*self._recent, seconds][-_RECENT:]
-        used = [index for index in self.trainer.plan.step(state.global_step - 1) if index != EMPTY]
+        told = self._world.gather((self.trainer.used, host_memory().peak))
+        used = sorted(index for samples, _ in told for index in samples)
         tokens = int(self._lengths[used].sum())
         return Step(
             step=state.global_step,
@@ -150,7 +151,8 @@ class Steps(TrainerCallback):  # type: ignore[misc]
             seconds=seconds,
             tokens_per_second=tokens / seconds,
             eta_seconds=(state.max_steps - state.global_step) * fmean(self._recent),
-            memory_peak=self._memory_peak,
+            memory_peak=max((peak for _, peak in told if peak), default=None),
+            rows=checksum(self._rows[used]["row_ids"]),
         )
 
     def _check_finite(self, step: Step) -> None:
@@ -165,6 +167,12 @@ def sample_lengths(dataset: Dataset) -> Any:
     """Tokens in each sample, read from the Arrow offsets."""
     lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in dataset.data.column("input_ids").chunks]
     return np.concatenate(lengths)
+
+
+def checksum(row_ids: Iterable[Iterable[int]]) -> str:
+    """Of the rows in some samples, whatever the order of either."""
+    rows = sorted(row for sample in row_ids for row in sample)
+    return f"{zlib.crc32(np.asarray(rows, dtype='<i8').tobytes()):08x}"
 
 
 def _diverged(what: str) -> FinetuneError:
