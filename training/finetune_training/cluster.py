@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.core.generated import gcs_pb2
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from finetune_training.environment import end_at_sigterm
@@ -162,6 +164,16 @@ def await_machines(cluster: Cluster, *, seconds: float) -> bool:
         if time.monotonic() >= until:
             return False
         time.sleep(LOOK_SECONDS)
+
+
+def free_places() -> None:
+    """Give back what this driver has reserved for ranks that are gone. Ray Train 2.60 does not when Ray's memory monitor has
+    killed one: it expects errors of actors only while it cleans up. The next ranks would wait for that room."""
+    driver = ray.get_runtime_context().get_job_id()
+    table = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
+    for each in map(gcs_pb2.PlacementGroupTableData.FromString, table):
+        if each.creator_job_id.hex() == driver and each.state != gcs_pb2.PlacementGroupTableData.REMOVED:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(each.placement_group_id)))
 
 
 def room_for(cluster: Cluster, machines: Iterable[Mapping[str, float]]) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 
 import ray
 
-from finetune_training.cluster import LOOK_SECONDS, draining_watched, on_node, on_nodes
+from finetune_training.cluster import LOOK_SECONDS, draining_watched, free_places, on_node, on_nodes
 from finetune_training.container import HostMemory, host_memory
 from finetune_training.environment import end_at_sigterm
 from finetune_training.failure import Failure, FailureClass, FinetuneError
@@ -119,6 +119,8 @@ def _fit(task: Task, spread: bool, line: Any, outcome: list[BaseException]) -> N
     except BaseException as error:  # handed to the driver's thread
         logger.exception("Ray Train ended with an error")
         outcome.append(error)
+        with suppress(ray.exceptions.RayError):  # it may be gone with the cluster
+            free_places()
         time.sleep(2 * LOOK_SECONDS)  # if it is for a node that was told to end, the driver hears of that first
     with suppress(ray.exceptions.RayError):  # then the line is cut, and the driver knows
         ray.get(line.end.remote())
