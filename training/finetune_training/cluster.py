@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +35,8 @@ Result = TypeVar("Result")
 _SWEEP_SECONDS = 20
 # In which a machine that is there has started a process and answered.
 _ANSWER_SECONDS = 30.0
+# Name and namespace of the actors that Ray Data starts when it is first used.
+_DETACHED = (("AutoscalingCoordinator", "AutoscalingCoordinator"), ("datasets_stats_actor", "_dataset_stats_actor"))
 # How often Ray is asked which nodes are told to end.
 LOOK_SECONDS = 0.5
 
@@ -67,7 +69,17 @@ def ray_session(*, cpus: int = 1) -> Iterator[None]:
         with draining_watched(told):
             yield
     finally:
+        if os.environ.get("FINETUNE_STATUS") == "true":  # the operator has made it
+            _end_detached()
         ray.shutdown()
+
+
+def _end_detached() -> None:
+    """End what Ray Data 2.60 leaves running for others, on a cluster that is this attempt's alone. A node on which something
+    runs waits for it when it is told to end: the next attempt would wait for the head of this one."""
+    for name, namespace in _DETACHED:
+        with suppress(ValueError, ray.exceptions.RayError):  # it was never started, or the cluster is gone
+            ray.kill(ray.get_actor(name, namespace=namespace))
 
 
 def cluster_for(spec: RunSpec, *, workers: int | None) -> Cluster:
