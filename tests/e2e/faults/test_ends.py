@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +21,10 @@ Start = Callable[..., Trial]
 
 
 @pytest.fixture
-def start(jobs: Kubectl, model: Model, module_s3: S3Store) -> Start:
+def start(jobs: Kubectl, model: Model, module_s3: S3Store) -> Iterator[Start]:
+    """Start a job of a name, a model that does something before each forward pass, and other fields. It is gone after the
+    test, whatever came of it."""
+
     def make(name: str, before: str, **changes: Any) -> Trial:
         trial = Trial(jobs, module_s3, name)
         fields = model(name, before) | {
@@ -32,7 +35,10 @@ def start(jobs: Kubectl, model: Model, module_s3: S3Store) -> Start:
         trial.start(**fields | changes)
         return trial
 
-    return make
+    yield make
+    jobs("delete", "ftj", "--all", "--timeout=120s")
+    while jobs.get("pods")["items"]:  # they would take the room of the next
+        time.sleep(0.5)
 
 
 def ended(trial: Trial, book: Book, fault: str, *, phase: str, seconds: int = 600) -> dict[str, Any]:
