@@ -130,7 +130,8 @@ _BY_TEXT: tuple[tuple[str, FailureClass, str], ...] = (
     ("NCCL error", FailureClass.INFRASTRUCTURE, "Collective"),
 )
 
-_RESUME = "Run the same command again: it resumes from the last checkpoint."
+AGAIN = "Run the same command again: it resumes from the last checkpoint."
+"""The remedy where nothing else needs to be done. On a cluster the operator does it."""
 _REMEDIES = {
     "OutOfMemory": (
         "Lower spec.training.microBatchSize or set spec.training.gradientCheckpointing, and run the same command again. "
@@ -179,11 +180,11 @@ def _recognise(error: BaseException) -> Failure | None:
     for kind in type(error).__mro__:
         known = _BY_TYPE.get(f"{kind.__module__.removesuffix('._C')}.{kind.__qualname__}")
         if known:
-            return Failure(*known, _first_line(error), _REMEDIES.get(known[1], _RESUME))
+            return Failure(*known, _first_line(error), _REMEDIES.get(known[1], AGAIN))
     if isinstance(error, RuntimeError):
         for text, cls, reason in _BY_TEXT:
             if text in str(error):
-                return Failure(cls, reason, _first_line(error), _REMEDIES.get(reason, _RESUME))
+                return Failure(cls, reason, _first_line(error), _REMEDIES.get(reason, AGAIN))
     return None
 
 

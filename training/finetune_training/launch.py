@@ -23,7 +23,7 @@ import ray
 from finetune_training.cluster import LOOK_SECONDS, draining_watched, free_places, on_node, on_nodes
 from finetune_training.container import HostMemory, host_memory
 from finetune_training.environment import end_at_sigterm
-from finetune_training.failure import Failure, FailureClass, FinetuneError
+from finetune_training.failure import AGAIN, Failure, FailureClass, FinetuneError
 from finetune_training.listen import LAST, Draining, Heard, Message, Signalled, first_cause, listen
 from finetune_training.preemption import DRIVER_TOLD, LOSSES, Place, explained, stopped
 from finetune_training.progress import Event, Trained
@@ -154,8 +154,8 @@ def _hang(hung: tuple[float, int], found: list[Found], where: str) -> Failure:
     return Failure(
         FailureClass.HANG,
         "Hang",
-        f"No step for {seconds:.0f} s after step {step}.{f' {who}' if who else ''}",
-        f"What every rank was doing is in {where}. Running it again resumes from the last checkpoint.",
+        f"No step for {seconds:.0f} s after step {step}.{f' {who}' if who else ''} What every rank was doing is in {where}.",
+        AGAIN,
     )
 
 

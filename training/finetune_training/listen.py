@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from finetune_training.failure import Failure, classify, infrastructure_error
+from finetune_training.failure import AGAIN, Failure, classify, infrastructure_error
 from finetune_training.preemption import DRIVER_TOLD, Place, Taken, taken_away
 from finetune_training.progress import Away, Event, Report, StageStarted, Step, Trained, Warned
 from finetune_training.watch import Watch
@@ -156,5 +156,5 @@ def _silent() -> Failure:
     return infrastructure_error(
         "ClusterLost",
         "Ray ended before the ranks did.",
-        "Run the same command again: it resumes from the last checkpoint.",
+        AGAIN,
     ).failure

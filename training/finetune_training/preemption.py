@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from finetune_training.failure import Failure, FailureClass
+from finetune_training.failure import AGAIN, Failure, FailureClass
 
 LOSSES = ("WorkerLost", "NodeLost", "ClusterLost", "Collective")
 
@@ -59,11 +59,10 @@ def taken_away(draining: Collection[str], places: Mapping[int, Place]) -> Taken 
 
 def stopped(step: int, by: Taken | None) -> Failure:
     """The ranks have stopped as they were asked to, and the step's checkpoint is committed. `by` None: the user asked."""
-    remedy = "Run the same command again: it goes on from there."
     message = f"Stopped after step {step}; its checkpoint is saved."
     if by is None:
-        return Failure(FailureClass.INTERRUPTED, "Interrupted", message, remedy)
-    return Failure(*by.kind, f"{by.what} {message}", remedy)
+        return Failure(FailureClass.INTERRUPTED, "Interrupted", message, AGAIN)
+    return Failure(*by.kind, f"{by.what} {message}", AGAIN)
 
 
 def explained(failure: Failure, by: Taken | None) -> Failure:
@@ -79,7 +78,7 @@ def explained(failure: Failure, by: Taken | None) -> Failure:
         cls=cls,
         reason=reason,
         message=f"{by.what} It was gone before the ranks had stopped; the last checkpoint that was saved stands.",
-        remedy="Run the same command again: it resumes from the last checkpoint.",
+        remedy=AGAIN,
         detail="\n".join(text for text in (failure.message, failure.detail) if text),
     )
 

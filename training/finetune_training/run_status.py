@@ -14,7 +14,7 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from finetune_training import wording
-from finetune_training.failure import Failure
+from finetune_training.failure import AGAIN, Failure
 from finetune_training.progress import (
     CheckpointSaved,
     Evaluated,
@@ -165,7 +165,7 @@ def _memory(settings: MemoryUse | None, peak: int | None) -> dict[str, Any] | No
 def _failure(failure: Failure | None) -> dict[str, Any] | None:
     if failure is None:
         return None
-    remedy = wording.shortened(failure.remedy, _MESSAGE // 2)
+    remedy = "" if failure.remedy == AGAIN else wording.shortened(failure.remedy, _MESSAGE // 2)
     message = wording.shortened(failure.message, _MESSAGE - len(remedy) - _COUNTED)
     text = wording.printable(f"{message} {remedy}".strip(), "utf-8")[:_MESSAGE]
     return _known(**{"class": failure.cls.value}, reason=failure.reason, message=text, rank=failure.rank)

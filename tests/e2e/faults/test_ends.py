@@ -72,10 +72,13 @@ def test_memory_of_a_gpu_runs_out_always(start: Start, book: Book) -> None:
     assert "Nothing is left to give up" in status["failure"]["message"]
 
 
-def test_host_memory_runs_out(start: Start, book: Book) -> None:
-    """5 GiB in a container with 4, as long as the micro batch has more than one sample."""
+@pytest.mark.parametrize(("by", "monitor_ms"), [("ray", "250"), ("kernel", "0")])
+def test_host_memory_runs_out(start: Start, book: Book, by: str, monitor_ms: str) -> None:
+    """5 GiB in a container with 4, as long as the micro batch has more than one sample. Ray's monitor is faster than the kernel,
+    unless it is off."""
     hog = "if input_ids.numel() > 64: self.hog = bytearray(5 << 30)"
-    status = ended(start("hog", hog), book, "worker OOMKilled", phase="Succeeded")
+    trial = start(f"hog-{by}", hog, env=[{"name": "RAY_memory_monitor_refresh_ms", "value": monitor_ms}])
+    status = ended(trial, book, f"worker out of host memory, killed by {by.replace('ray', 'Ray')}", phase="Succeeded")
     assert status["memory"]["rung"] >= 1
 
 

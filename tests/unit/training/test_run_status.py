@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.status_model import Run
-from finetune_training.failure import Failure, FailureClass
+from finetune_training.failure import AGAIN, Failure, FailureClass
 from finetune_training.progress import (
     CheckpointSaved,
     Evaluated,
@@ -123,6 +123,11 @@ def test_failure_has_class_reason_rank_and_what_to_do() -> None:
     assert found["failure"] == {
         "class": "Data", "reason": "BrokenJSON", "message": "rows.jsonl:3: no JSON. Mend the line.", "rank": 1
     }  # fmt: skip
+
+
+def test_what_the_operator_does_by_itself_is_no_advice() -> None:
+    found = run_after(outcome=Failure(FailureClass.INFRASTRUCTURE, "WorkerLost", "Rank 1 is gone.", AGAIN))
+    assert found["failure"]["message"] == "Rank 1 is gone."
 
 
 @pytest.mark.parametrize(
