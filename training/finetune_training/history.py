@@ -13,9 +13,19 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from finetune_training.progress import CheckpointSaved, Evaluated, Restarted, Resumed, Step, Warned
+from finetune_training.progress import (
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    Restarted,
+    Resumed,
+    Stage,
+    StageStarted,
+    Step,
+    Warned,
+)
 
-_EVENTS = {kind.__name__: kind for kind in (Step, Evaluated, CheckpointSaved, Restarted, Resumed, Warned)}
+_EVENTS = {kind.__name__: kind for kind in (StageStarted, Step, Evaluated, CheckpointSaved, Restarted, Resumed, Warned)}
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ def read_history(records: Iterable[dict[str, Any]]) -> History:
     warnings: dict[str, None] = {}
     baseline, ended = None, None
     for record in records:
-        match event := _event(record):
+        match event := event_of(record):
             case Step():
                 if steps and event.step <= steps[-1].step:
                     _go_back(steps, evaluations, event.step)
@@ -71,17 +81,21 @@ def read_history(records: Iterable[dict[str, Any]]) -> History:
     )
 
 
-def _event(record: dict[str, Any]) -> Step | Evaluated | CheckpointSaved | Restarted | Resumed | Warned | None:
-    kind = _EVENTS.get(record.get("event", ""))
+def event_of(record: dict[str, Any]) -> Event | None:
+    """The event that a line of `metrics.jsonl` tells; None for one of another kind, or of another version."""
+    kind: Any = _EVENTS.get(record.get("event", ""))
     if kind is None:
         return None
     known = {field.name: record[name] for field in fields(kind) if (name := to_camel(field.name)) in record}
     if known.get("loss", 0.0) is None:  # NaN, in JSON writers that know none
         known["loss"] = math.nan
     try:
-        return kind(**known)
-    except TypeError:  # fields are missing
+        if kind is StageStarted:
+            known["stage"] = Stage(known["stage"])
+        event: Event = kind(**known)
+    except (TypeError, KeyError, ValueError):  # fields are missing
         return None
+    return event
 
 
 def _go_back(steps: list[Step], evaluations: dict[int, Evaluated], step: int) -> None:

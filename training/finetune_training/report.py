@@ -19,21 +19,34 @@ from markupsafe import Markup
 
 from finetune_training import plots, wording
 from finetune_training.canvas import Size
-from finetune_training.history import History, read_history
+from finetune_training.history import History, event_of, read_history
 from finetune_training.result import RunResult
 from finetune_training.shards import Statistics
 from finetune_training.spec import Job, MethodType
+from finetune_training.usage import spent
 
 # Sixteen prompts of this length with two answers, and everything else, stay below 1.5 MB even when each character has
 # to be escaped.
 _SAMPLE_LIMIT = 4_000
 _YAML_LIMIT = 60_000
 _SMALL = Size(344, 200)
+_TIME = {
+    "training": ("Steps", "that count in the end"),
+    "evaluating": ("Evaluation", "loss on the held-out rows"),
+    "checkpointing": ("Checkpoints", "training waited for them"),
+    "preparing": ("Data", "preparing it, or finding it prepared"),
+    "starting": ("Start", "of the ranks, and loading the model"),
+    "exporting": ("Export", "answers and artifacts"),
+    "lost": ("Lost", "steps that had to be done again"),
+    "between": ("Between attempts", ""),
+    "other": ("Other", ""),
+}
 
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """All that a report is made of. `records`: the lines of `metrics.jsonl`, attempt after attempt."""
+    """All that a report is made of. `records`: the lines of `metrics.jsonl`, attempt after attempt, each with its `attempt`.
+    `now`: seconds since 1970."""
 
     job: Job
     job_yaml: str
@@ -41,6 +54,7 @@ class ReportInputs:
     statistics: Statistics
     max_length: int
     records: list[dict[str, Any]]
+    now: float
 
 
 class Tile(NamedTuple):
@@ -89,6 +103,7 @@ def render_report(inputs: ReportInputs) -> str:
         lengths=_lengths(inputs),
         samples=[_sample(sample.prompt, sample.base, sample.tuned) for sample in inputs.result.samples],
         data=_data(inputs.statistics),
+        time=_time(inputs),
         checkpoints=history.checkpoints,
         job_yaml=wording.shortened(inputs.job_yaml, _YAML_LIMIT),
     )
@@ -255,4 +270,20 @@ def _data(statistics: Statistics) -> list[Row]:
         Row("Tokens", wording.count(statistics.tokens)),
         Row("Supervised tokens", wording.count(statistics.supervised_tokens), wording.share(supervised)),
         Row("Useful tokens", wording.share(statistics.useful_token_ratio), "the rest is padding"),
+    ]
+
+
+def _time(inputs: ReportInputs) -> list[Row]:
+    """Where the time has gone, all attempts together: kinds that make up a thousandth at least."""
+    events = ((record.get("attempt", 1), event_of(record)) for record in inputs.records)
+    seconds = spent(((attempt, event) for attempt, event in events if event), now=inputs.now)
+    whole = sum(seconds.values())
+    return [
+        Row(
+            name,
+            wording.duration(seconds[kind]),
+            f"{wording.share(seconds[kind] / whole)}{f', {note}' if note else ''}",
+        )
+        for kind, (name, note) in _TIME.items()
+        if seconds[kind] > whole / 1000
     ]

@@ -176,7 +176,9 @@ class _Run:
         """Report, model cards, and last the metrics: with them the run is done."""
         check_fence(self._store, self._attempt.turn)
         job, statistics = self._request.job, data.statistics
-        inputs = ReportInputs(job, self._request.text, result, statistics, data.max_length, self._records())
+        inputs = ReportInputs(
+            job, self._request.text, result, statistics, data.max_length, self._records(), time.time()
+        )
         self._store.put(REPORT, render_report(inputs).encode())
         for artifact in result.artifacts:
             kind = ArtifactFormat(artifact.format)
@@ -187,14 +189,14 @@ class _Run:
         self._store.put(RESULT, result.to_json())
 
     def _records(self) -> list[dict[str, Any]]:
-        """The metrics of all attempts, in their order."""
-        texts = []
+        """The metrics of all attempts, in their order, each line with its `attempt`."""
+        texts = {}
         for number in sorted(int(name) for name in self._store.folders("attempts") if name.isdigit()):
             here = number == self._attempt.number
             kept = self._attempt.metrics.read_bytes() if here else self._store.get(f"attempts/{number}/{METRICS}")
-            texts.append(kept or b"")
-        lines = [_record(line) for text in texts for line in text.splitlines()]
-        return [line for line in lines if line is not None]
+            texts[number] = kept or b""
+        found = ((number, _record(line)) for number, text in texts.items() for line in text.splitlines())
+        return [record | {"attempt": number} for number, record in found if record is not None]
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, Resumed):

@@ -1,14 +1,17 @@
-"""What an attempt has spent its time on.
+"""What an attempt, or a whole run, has spent its time on.
 
-In: progress events. Out: seconds of each kind, as `status.run.seconds` has them. Pure.
+In: progress events. Out: seconds of each kind: of an attempt as `status.run.seconds` has them, of a run as its report shows
+them. Pure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from finetune_training.progress import CheckpointSaved, Evaluated, Event, Restarted, Stage, StageStarted, Step
 
+_KINDS = ("preparing", "starting", "training", "evaluating", "exporting", "checkpointing", "lost")
 _WALL = {Stage.PREPARING: "preparing", Stage.STARTING: "starting", Stage.EXPORTING: "exporting"}
 
 
@@ -62,6 +65,31 @@ class Usage:
     def to_json(self, now: float) -> dict[str, float]:
         """`status.run.seconds`: the kinds that there were."""
         counted = self.until(now)
-        kinds = ("preparing", "starting", "training", "evaluating", "exporting", "checkpointing", "lost")
-        found = {kind: getattr(counted, kind) for kind in kinds} | {"sinceCheckpoint": counted.since_checkpoint}
+        found = {kind: getattr(counted, kind) for kind in _KINDS} | {"sinceCheckpoint": counted.since_checkpoint}
         return {kind: round(seconds, 1) for kind, seconds in found.items() if seconds >= 0.05}
+
+
+def spent(events: Iterable[tuple[int, Event]], *, now: float) -> dict[str, float]:
+    """Seconds of each kind in all attempts of a run that ends `now`, given (attempt, event) in their order. Their sum is the time
+    since the first event. `between`: from the last word of an attempt to the first of the next; `other`: in no kind."""
+    seconds = dict.fromkeys((*_KINDS, "between"), 0.0)
+    attempt, usage = 0, Usage()
+    first, last = now, now
+
+    def end(at: float) -> None:
+        for kind in _KINDS:
+            seconds[kind] += getattr(usage.until(at), kind)
+
+    for number, event in events:
+        if number != attempt:
+            if attempt:
+                end(last)
+                seconds["training"] -= usage.since_checkpoint
+                seconds["lost"] += usage.since_checkpoint
+                seconds["between"] += max(0.0, event.time - last)
+            else:
+                first = event.time
+            attempt, usage = number, Usage()
+        usage, last = usage.after(event), event.time
+    end(now)
+    return seconds | {"other": max(0.0, now - first - sum(seconds.values()))}

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from finetune_training.progress import Warned, as_record
+from finetune_training.progress import Stage, StageStarted, Warned, as_record
 from finetune_training.report import ReportInputs, render_report
 from finetune_training.result import Artifact, ArtifactFile, Evaluations, Sample
-from tests.finished_run import JOB_YAML, STATISTICS, job, records, result, scores, step
+from tests.finished_run import JOB_YAML, STARTED, STATISTICS, job, records, result, scores, step
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 HOSTILE = """"'><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>&lt;{{ 7*7 }}"""
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 def inputs(**different: Any) -> ReportInputs:
     fields = {"job": job(), "job_yaml": JOB_YAML, "result": result(), "statistics": STATISTICS, "max_length": 512}
-    return ReportInputs(**{**fields, "records": records(), **different})
+    return ReportInputs(**{**fields, "records": records(), "now": STARTED + 174.2, **different})
 
 
 def page(**different: Any) -> Page:
@@ -66,6 +66,18 @@ def page(**different: Any) -> Page:
 def test_the_first_thing_said_is_what_came_of_it() -> None:
     html = render_report(inputs())
     assert '<p class="outcome">Held-out loss fell from 4.07 to 3.81: perplexity 58.6 → 45.2.</p>' in html
+
+
+def test_it_says_where_the_time_has_gone() -> None:
+    """Thirty steps of 3.3 s in a run of 174.2 s, a second attempt after a minute."""
+    later = as_record(StageStarted(Stage.EXPORTING, time=STARTED + 99 + 60)) | {"attempt": 2}
+    text = page(records=[*records(), later]).text
+    for name, value, note in (
+        ("Steps", "1 min 39 s", "56.8 %, that count in the end"),
+        ("Export", "15 s", "8.7 %, answers and artifacts"),
+        ("Between attempts", "1 min 00 s", "34.4 %"),
+    ):
+        assert f"{name}\n{value}\n{note}" in re.sub(r"\s*\n\s*", "\n", text)
 
 
 def test_it_shows_every_plot_and_every_number() -> None:

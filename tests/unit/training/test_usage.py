@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from finetune_training.progress import CheckpointSaved, Evaluated, Event, Restarted, Stage, StageStarted, Step
-from finetune_training.usage import Usage
+from finetune_training.usage import Usage, spent
 
 
 def step(number: int, seconds: float = 2.0) -> Step:
     return Step(number, 10, 0.1, 1.0, 1e-3, 1.0, 10, 5, seconds, 10.0, 5.0)
+
+
+def at(event: Event, time: float) -> Event:
+    return replace(event, time=time)
 
 
 def stage(name: Stage, at: float) -> StageStarted:
@@ -54,3 +60,21 @@ def test_what_is_done_again_was_lost() -> None:
     usage = after(*BEGINNING, step(1), CheckpointSaved(1, "", 1, 0.0), step(2), step(3), Restarted(1, ""), step(2))
     found = usage.to_json(0.0)
     assert (found["training"], found["lost"], found["sinceCheckpoint"]) == (4.0, 4.0, 2.0)
+
+
+def test_the_time_of_a_run_is_that_of_its_attempts_and_of_what_lies_between() -> None:
+    killed = [*BEGINNING, at(step(1), 138.0), at(step(2), 140.0), at(CheckpointSaved(1, "", 1, 0.5), 141.0)]
+    again = [
+        stage(Stage.PREPARING, 201.0), stage(Stage.STARTING, 202.0), stage(Stage.TRAINING, 222.0),
+        at(step(2), 224.0), at(step(3), 226.0), stage(Stage.EXPORTING, 227.0),
+    ]  # fmt: skip
+    found = spent([*((1, event) for event in killed), *((2, event) for event in again)], now=230.0)
+    assert found == {
+        "preparing": 11.0, "starting": 40.0, "training": 6.0, "evaluating": 5.0, "exporting": 3.0, "checkpointing": 0.5,
+        "lost": 2.0, "between": 60.0, "other": 2.5,
+    }  # fmt: skip
+    assert sum(found.values()) == 230.0 - 100.0
+
+
+def test_a_run_without_events_has_spent_nothing() -> None:
+    assert set(spent([], now=5.0).values()) == {0.0}
