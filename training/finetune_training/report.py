@@ -273,17 +273,14 @@ def _data(statistics: Statistics) -> list[Row]:
     ]
 
 
-def _time(inputs: ReportInputs) -> list[Row]:
-    """Where the time has gone, all attempts together: kinds that make up a thousandth at least."""
+def _time(inputs: ReportInputs) -> list[tuple[str, str, str, str]]:
+    """Where the time has gone, all attempts together: name, time, share and note of each kind that makes up a thousandth at
+    least."""
     events = ((record.get("attempt", 1), event_of(record)) for record in inputs.records)
     seconds = spent(((attempt, event) for attempt, event in events if event), now=inputs.now)
     whole = sum(seconds.values())
     return [
-        Row(
-            name,
-            wording.duration(seconds[kind]),
-            f"{wording.share(seconds[kind] / whole)}{f', {note}' if note else ''}",
-        )
+        (name, wording.duration(seconds[kind]), wording.share(seconds[kind] / whole), note)
         for kind, (name, note) in _TIME.items()
         if seconds[kind] > whole / 1000
     ]

@@ -73,8 +73,8 @@ def test_it_says_where_the_time_has_gone() -> None:
     later = as_record(StageStarted(Stage.EXPORTING, time=STARTED + 99 + 60)) | {"attempt": 2}
     text = page(records=[*records(), later]).text
     for name, value, note in (
-        ("Steps", "1 min 39 s", "56.8 %, that count in the end"),
-        ("Export", "15 s", "8.7 %, answers and artifacts"),
+        ("Steps", "1 min 39 s", "56.8 %\nthat count in the end"),
+        ("Export", "15 s", "8.7 %\nanswers and artifacts"),
         ("Between attempts", "1 min 00 s", "34.4 %"),
     ):
         assert f"{name}\n{value}\n{note}" in re.sub(r"\s*\n\s*", "\n", text)
