@@ -34,7 +34,7 @@ class Waits:
 
 def why_pending(world: World, rayjob: RayJobView) -> Waits:
     """For an attempt whose RayJob is not running."""
-    pods = [each for each in world.pods if each.attempt == rayjob.attempt and not each.deleting]
+    pods = _wanted(world, rayjob)
     return (
         _refused(rayjob)
         or _cannot_start(pods)
@@ -42,6 +42,17 @@ def why_pending(world: World, rayjob: RayJobView) -> Waits:
         or _not_taken_up(world, rayjob)
         or _on_the_way(pods, world)
     )  # fmt: skip
+
+
+def why_not_whole(world: World, rayjob: RayJobView) -> str:
+    """For one whose RayJob is: what the pod waits for that takes the place of one that was lost. Empty if none does."""
+    pods = _wanted(world, rayjob)
+    waits = _cannot_start(pods) or _no_room(pods)
+    return waits.message if waits else ""
+
+
+def _wanted(world: World, rayjob: RayJobView) -> list[PodView]:
+    return [each for each in world.pods if each.attempt == rayjob.attempt and not each.deleting]
 
 
 def pending_left(world: World, current: Mapping[str, Any] | None) -> float | None:

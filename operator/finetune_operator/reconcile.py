@@ -14,7 +14,7 @@ from finetune_operator.endings import after_the_end, attempt_failed, complete, f
 from finetune_operator.failure import HEAD, SUBMITTER, Failure, Succeeded, outcome
 from finetune_operator.history import after_the_last, begun, logs_of, stored, watched
 from finetune_operator.names import child_name
-from finetune_operator.pending import TAKEN_UP_WITHIN, pending_left, why_pending
+from finetune_operator.pending import TAKEN_UP_WITHIN, pending_left, why_not_whole, why_pending
 from finetune_operator.plan import InvalidJob, plan
 from finetune_operator.settings import Platform
 from finetune_operator.status import Fact, as_before, open_facts
@@ -101,7 +101,8 @@ def _running(world: World, rayjob: RayJobView) -> Decision:
     if runs:
         phase = _STAGES.get(stage) or (world.status.phase if stage == "Failed" else "Preparing")
         resumed = f" It goes on from step {run['resumedFromStep']}." if "resumedFromStep" in run else ""
-        training = Fact(True, phase, f"Attempt {rayjob.attempt} is running.{resumed}")
+        lacks = f" A worker is being replaced. {why}" if (why := why_not_whole(world, rayjob)) else ""
+        training = Fact(True, phase, f"Attempt {rayjob.attempt} is running.{resumed}{lacks}")
     else:
         waits = why_pending(world, rayjob)
         phase, training = waits.phase, Fact(False, waits.reason, waits.message)

@@ -135,6 +135,18 @@ def test_a_driver_that_has_failed_keeps_its_phase_until_kuberay_says_so() -> Non
     assert told(decision).phase == "Training"
 
 
+def test_a_worker_that_is_replaced_and_finds_no_node_is_told() -> None:
+    """The driver waits for it for ten minutes, and knows no reason."""
+    body = job(status=written("Training", run={"stage": "Training"}))
+    no_room = pod("worker", unschedulable="0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
+    found = decide(world(body, rayjobs=[rayjob(**RUNNING)], pods=[pod(), no_room]), PLATFORM)
+    condition = told(found).condition("Training")
+    assert (condition["status"], condition["reason"]) == ("True", "Training")
+    assert condition["message"].startswith("Attempt 1 is running. A worker is being replaced. 1 of 2 pods find no node")
+    whole = decide(world(body, rayjobs=[rayjob(**RUNNING)], pods=[pod(), pod("worker")]), PLATFORM)
+    assert told(whole).condition("Training")["message"] == "Attempt 1 is running."
+
+
 def test_what_an_earlier_attempt_reported_says_nothing_of_this_one() -> None:
     body = job(status=written("Pending", 2, run={"attempt": 1, "stage": "Training"}))
     decision = decide(
