@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_training import watch
 from finetune_training.attempt import (
     METRICS,
     REPORT,
@@ -83,6 +84,7 @@ class _Run:
             raise
 
     def _execute(self) -> RunResult:
+        watch.floor()  # a setting that is wrong is told before the data is prepared
         job, tokenizer_folder = self._resolve()
         self._tell(StageStarted(Stage.PREPARING, "starting Ray"))
         # One CPU more than the ranks take: Ray Data starves without it (ray#44687).
