@@ -174,7 +174,8 @@ def _of_a_disruption(world: World, saved: str) -> Failure | None:
 def _of_an_exit(world: World, rayjob: RayJobView) -> Failure | None:
     over = rayjob.end + 1 if rayjob.end else world.now
     for pod, ended in _ended(world):
-        if ended.container not in (HEAD, WORKER) or not ended.exit_code or pod.deleting or ended.time > over:
+        told = pod.told_to_go is not None and ended.time >= pod.told_to_go
+        if ended.container not in (HEAD, WORKER) or not ended.exit_code or told or ended.time > over:
             continue
         cause = causes.EXITS.get(ended.exit_code, causes.EXITS[None])
         name = causes.SIGNALS.get(ended.exit_code, "")

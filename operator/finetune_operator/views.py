@@ -95,7 +95,8 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """A Ray pod of ours. `gone_by`: when it should be gone, if it is told to go. `unschedulable`: the scheduler's reason.
+    """A Ray pod of ours. `told_to_go`: when that was, if it was; `gone_by`: when it should be gone then. `unschedulable`: the
+    scheduler's reason.
     `disruption`: the reason of its condition DisruptionTarget, `reason` that of its status; `why` is both, with a message.
     `started`: when the last of its containers did, if all have."""
 
@@ -109,6 +110,7 @@ class PodView:
     head: bool
     phase: str
     node: str
+    told_to_go: float | None
     gone_by: float | None
     scheduled: bool
     scheduled_at: float | None
@@ -186,6 +188,7 @@ def view_pod(body: Object) -> PodView:
     containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
     scheduled = _condition(conditions, "PodScheduled")
     disruption = _condition(conditions, "DisruptionTarget")
+    gone_by = seconds(metadata.get("deletionTimestamp"))
     return PodView(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -197,7 +200,8 @@ def view_pod(body: Object) -> PodView:
         head=labels.get(names.NODE_TYPE_LABEL) == "head",
         phase=status.get("phase", "Pending"),
         node=spec.get("nodeName", ""),
-        gone_by=seconds(metadata.get("deletionTimestamp")),
+        told_to_go=None if gone_by is None else gone_by - metadata.get("deletionGracePeriodSeconds", 0),
+        gone_by=gone_by,
         scheduled=scheduled.get("status") == "True",
         scheduled_at=seconds(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
         started=_started(status),

@@ -46,8 +46,9 @@ def of(
     return seen
 
 
-def ended(role: str, code: int, *, container: str = "", reason: str = "Error", **more: Any) -> Object:
-    return pod(role, ended=[worlds.ended(container or f"ray-{role}", reason=reason, code=code)], node="gpu-7", **more)
+def ended(role: str, code: int, *, container: str = "", reason: str = "Error", ago: float = 60, **more: Any) -> Object:
+    state = worlds.ended(container or f"ray-{role}", reason=reason, code=code, ago=ago)
+    return pod(role, ended=[state], node="gpu-7", **more)
 
 
 def failed(reason: str) -> Object:
@@ -220,6 +221,9 @@ ANOTHERS = ended("worker", 139, attempt=2)
         pytest.param([ended("worker", 0)], NOBODY, "WorkerLost", id="a container that did its work explains nothing"),
         pytest.param([ANOTHERS], NOBODY, "WorkerLost", id="nor another attempt's"),
         pytest.param([ended("worker", 143, deleting=True)], NOBODY, "WorkerLost", id="nor one that was told to go"),
+        pytest.param(
+            [ended("worker", 137, deleting=True, ago=61)], NOBODY, "ContainerKilled", id="unless it had ended before that"
+        ),
         pytest.param([ended("worker", 1, container="sidecar")], NOBODY, "WorkerLost", id="nor somebody else's"),
     ],
 )  # fmt: skip

@@ -166,7 +166,7 @@ def pod(
         | {names.NODE_TYPE_LABEL: "head" if role == "head" else "worker", "ray.io/is-ray-node": "yes"},
     }
     if deleting:
-        metadata["deletionTimestamp"] = time(NOW)
+        metadata |= {"deletionTimestamp": time(NOW), "deletionGracePeriodSeconds": 60}
     return {
         "metadata": metadata,
         "spec": ({} if unschedulable else {"nodeName": node})
