@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 from finetune_training.failure import Failure, FailureClass, FinetuneError
 from finetune_training.storage import Store, open_store
-from tests.servers.s3 import OWNER, READER, Credentials, S3Server, free_ports
+from tests.servers.s3 import OWNER, READER, Credentials, S3Proxy, S3Server, free_ports
 
 MIB = 2**20
 
@@ -274,3 +275,14 @@ def test_an_unknown_scheme_is_the_users() -> None:
         open_store("ftp://host/folder")
     assert (caught.value.failure.cls, caught.value.failure.reason) == (FailureClass.USER, "UnknownScheme")
     assert "s3://" in caught.value.failure.remedy
+
+
+def test_a_store_that_is_away_for_some_seconds_is_waited_for(proxied_prefix: str, s3_proxy: S3Proxy) -> None:
+    """Connections that are refused at once: time bounds the tries, not their number."""
+    store = open_store(proxied_prefix)
+    store.put("key", b"content")
+    s3_proxy.fail(reset=True)
+    timer = threading.Timer(6, s3_proxy.mend)
+    timer.start()
+    assert store.get("key") == b"content"
+    timer.join()

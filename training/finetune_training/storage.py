@@ -78,7 +78,8 @@ class Store:
             return from_url(
                 self.uri,
                 client_options=_client_options(),
-                retry_config={"max_retries": 10, "retry_timeout": self.retry_timeout},
+                # Time is the bound: ten retries are over in two seconds when connections are refused.
+                retry_config={"max_retries": 1000, "retry_timeout": self.retry_timeout},
             )
 
     def __reduce__(self) -> tuple[type[Store], tuple[str, timedelta]]:
