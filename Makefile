@@ -111,7 +111,7 @@ e2e: setup ## Run the tests on a cluster: up, test, down. KEEP=1 leaves it up, A
 
 .PHONY: faults
 faults: export GPU_NODES = 2
-faults: setup ## Let everything go wrong with a job that trains, on a cluster with two GPU nodes: build/bench/faults.json. About an hour
+faults: setup ## Let everything go wrong with a job that trains, on a cluster with two GPU nodes: build/bench/faults.json. More than an hour
 	@status=0; $(CLUSTER_COMMAND) up && pytest tests/e2e/faults -s $(ARGS) || status=$$?; \
 	  $(if $(KEEP),,$(CLUSTER_COMMAND) down || status=$$?;) exit $$status
 
