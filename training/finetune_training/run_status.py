@@ -167,10 +167,7 @@ def _failure(failure: Failure | None) -> dict[str, Any] | None:
         return None
     remedy = "" if failure.remedy == AGAIN else wording.shortened(failure.remedy, _MESSAGE // 2)
     message = wording.shortened(failure.message, _MESSAGE - len(remedy) - _COUNTED)
-    stop = (
-        "." if remedy and not message.endswith((".", "!", "?", ":", ")")) else ""
-    )  # the last words may be another program's
-    text = wording.printable(f"{message}{stop} {remedy}".strip(), "utf-8")[:_MESSAGE]
+    text = wording.printable(f"{message} {remedy}".strip(), "utf-8")[:_MESSAGE]
     return _known(**{"class": failure.cls.value}, reason=failure.reason, message=text, rank=failure.rank)
 
 

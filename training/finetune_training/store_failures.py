@@ -69,7 +69,7 @@ def _by_text(uri: str, error: BaseException) -> FinetuneError:
     if any(known in text for known in _UNWRITABLE):
         return unwritable(uri, _short(error))
     return infrastructure_error(
-        "StoreUnavailable", f"{uri}: the store does not answer as it should: {_short(error)}", _endpoint_remedy(uri)
+        "StoreUnavailable", f"{uri}: the store does not answer as it should: {_short(error)}.", _endpoint_remedy(uri)
     )
 
 
