@@ -124,7 +124,7 @@ class Faults:
         """Fill the disk of a node's pods until it is under DiskPressure, and empty it again."""
 
         def filler() -> Path:  # by the process of now: the node may be started anew in the block
-            return Path(f"/proc/{node.host_pid(self._local().folder, name)}/root/var/lib/kubelet/filler")
+            return Path("/proc", str(node.host_pid(self._local().folder, name)), "root", "var/lib/kubelet/filler")
 
         try:
             free = os.statvfs(filler().parent)

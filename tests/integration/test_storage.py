@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -286,3 +287,13 @@ def test_a_store_that_is_away_for_some_seconds_is_waited_for(proxied_prefix: str
     timer.start()
     assert store.get("key") == b"content"
     timer.join()
+
+
+def test_a_quick_store_gives_up_before_an_ordinary_one(
+    proxied_prefix: str, s3_proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_training.storage._QUICK", timedelta(seconds=2))
+    s3_proxy.fail(reset=True)
+    failure = failure_of(lambda store: store.put("log", b"content"), open_store(proxied_prefix).quick)
+    assert (failure.cls, failure.reason) == (FailureClass.INFRASTRUCTURE, "StoreUnavailable")
+    assert "retry_timeout: 2s" in failure.message

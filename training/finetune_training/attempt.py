@@ -96,10 +96,12 @@ class Attempt:
             self.store.put(f"{self.key}/{METRICS}", self.metrics.read_bytes())
 
     def keep(self) -> None:
-        """Bring the logs and metrics to the store."""
+        """Bring the logs and metrics to the store. The attempt is over and its machines wait: a store that is away is not waited
+        for."""
         if self.store.folder is None:
+            store = self.store.quick
             for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
-                self.store.upload(path, f"{self.key}/{path.relative_to(self.folder).as_posix()}")
+                store.upload(path, f"{self.key}/{path.relative_to(self.folder).as_posix()}")
             shutil.rmtree(self.folder)
 
 

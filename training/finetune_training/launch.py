@@ -119,8 +119,12 @@ def _fit(task: Task, spread: bool, line: Any, outcome: list[BaseException]) -> N
     except BaseException as error:  # handed to the driver's thread
         logger.exception("Ray Train ended with an error")
         outcome.append(error)
-        with suppress(ray.exceptions.RayError):  # it may be gone with the cluster
+        try:
             free_places()
+        except (
+            Exception
+        ):  # as when the cluster is gone. The driver waits for the end of the line, whatever happens here
+            logger.warning("Room on the cluster may still be kept for ranks that are gone", exc_info=True)
         time.sleep(2 * LOOK_SECONDS)  # if it is for a node that was told to end, the driver hears of that first
     with suppress(ray.exceptions.RayError):  # then the line is cut, and the driver knows
         ray.get(line.end.remote())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,8 @@ from finetune_training.store_failures import check_endpoint, endpoint, translate
 SCHEMES = ("s3", "gs", "az", "file")
 PATIENCE = "FINETUNE_STORE_PATIENCE_SECONDS"
 _PATIENCE_SECONDS, _RETRY_SECONDS = 600.0, 120.0
+# What obstore tries by itself for one request of a quick store.
+_QUICK = timedelta(seconds=20)
 _BIG = 2**20
 
 
@@ -85,6 +87,11 @@ class Store:
     def __reduce__(self) -> tuple[type[Store], tuple[str, timedelta]]:
         """Other processes connect for themselves."""
         return (Store, (self.uri, self.retry_timeout))
+
+    @property
+    def quick(self) -> Store:
+        """The same, with a client that soon comes back when it fails."""
+        return replace(self, retry_timeout=min(self.retry_timeout, _QUICK))
 
     def child(self, *parts: str) -> Store:
         """The folder `parts` below this one."""

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -25,8 +24,6 @@ from finetune_training.shards import sha256_of
 from finetune_training.storage import Store, patience
 
 T = TypeVar("T")
-# What obstore tries by itself for one request before it comes back to us.
-_ONE_TRY = timedelta(seconds=20)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 
 
@@ -41,8 +38,8 @@ class Uploader:
 
     @cached_property
     def _quick(self) -> Store:
-        """The store, with a client that soon comes back when it fails."""
-        return replace(self.store, retry_timeout=_ONE_TRY)
+        """One client for all that is uploaded."""
+        return self.store.quick
 
     def cancel(self) -> None:
         self._cancelled.set()
