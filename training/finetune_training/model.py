@@ -1,8 +1,7 @@
 """The base model and its tokenizer, from a local folder; what of it is trained.
 
-In: a folder (fetch.py) and the spec. Out: a transformers model in the run's precision, PEFT's config for LoRA, and the
-proof that packed documents cannot see each other in this model. Anything that transformers cannot load is the user's to
-know: which file, which class, what to do.
+In: a folder (fetch.py) and the spec. Out: a transformers model in the run's precision, and PEFT's config for LoRA. Anything
+that transformers cannot load is the user's to know: which file, which class, what to do.
 """
 
 from __future__ import annotations
@@ -103,33 +102,6 @@ def save_weights(trainer: Any, folder: Path) -> None:
 def flattens(model: PreTrainedModel) -> bool:
     """Whether this attention implementation wants all documents of a batch in one row (varlen kernels)."""
     return getattr(model.config, "_attn_implementation", "") in FLATTENED
-
-
-@torch.no_grad()
-def check_isolation(model: Any, *, vocabulary: int, device: torch.device) -> None:
-    """Two documents in one row must give the log-probabilities that each gives alone; else packing would train on
-    leaks.
-
-    transformers masks packed rows by their restarting `position_ids` when there is no attention mask, but not in every
-    architecture. `model` carries TRL's fused LM head: ZeRO-3 wants the modules called in the order of the training
-    steps.
-    """
-    generator = torch.Generator().manual_seed(0)
-    first, second = (torch.randint(1, vocabulary, (1, 12), generator=generator).to(device) for _ in range(2))
-    positions = torch.arange(12, device=device).unsqueeze(0)
-    both, twice = torch.cat([first, second], dim=1), torch.cat([positions, positions], dim=1)
-    model.eval()
-    alone = model(input_ids=second, labels=second, position_ids=positions, fused_lm_head=True).log_probs
-    packed = model(input_ids=both, labels=both, position_ids=twice, fused_lm_head=True).log_probs[:, 12:]
-    model.train()
-    difference = (packed - alone).abs().max().item() / max(alone.abs().max().item(), 1e-6)
-    limit = 0.02 if next(model.parameters()).dtype is torch.bfloat16 else 1e-3
-    if not difference <= limit:
-        raise user_error(
-            "PackingLeaks",
-            f"Packed documents see each other in this model: log-probabilities differ by {difference:.1%}.",
-            "Set spec.dataset.packing: false, or choose another spec.model.attention.",
-        )
 
 
 def _remote_code(error: Exception) -> str:

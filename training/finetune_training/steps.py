@@ -20,8 +20,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from finetune_training.checkpoint import Checkpointer
 from finetune_training.container import host_memory
 from finetune_training.failure import FinetuneError, user_error
+from finetune_training.isolation import check_isolation
 from finetune_training.manifest import Reached
-from finetune_training.model import check_isolation
 from finetune_training.objective import ExactSFTTrainer
 from finetune_training.progress import Away, Evaluated, Report, Stage, StageStarted, Step
 from finetune_training.result import Scores
@@ -32,7 +32,8 @@ _RECENT = 20
 
 
 class Steps(TrainerCallback):  # type: ignore[misc]
-    """The run's heartbeat. `report` is called on rank 0 only and answers whether the run should stop."""
+    """The run's heartbeat. `report` is called on rank 0 only and answers whether the run should stop. `goes_on`: from a
+    checkpoint of this very run, whose model has been checked when it began."""
 
     def __init__(
         self,
@@ -43,10 +44,12 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         checkpointer: Checkpointer,
         validation: Dataset | None,
         baseline: Scores | None,
+        goes_on: bool,
     ) -> None:
         self._spec, self._world, self._report = spec, world, report
         self._checkpointer, self._validation = checkpointer, validation
         self.baseline = baseline
+        self._goes_on = goes_on
         self.trainer: ExactSFTTrainer | None = None
         self.interrupted = False
         self._away = False
@@ -82,9 +85,8 @@ class Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         assert self.trainer is not None
-        if self._spec.dataset.packing:
-            vocabulary = min(len(self.trainer.processing_class), self.trainer.model.config.get_text_config().vocab_size)
-            check_isolation(self.trainer.model_wrapped, vocabulary=vocabulary, device=args.device)
+        if self._spec.dataset.packing and not self._goes_on:
+            self._check_isolation(self.trainer)
         if (
             self.baseline and self._world.rank == 0
         ):  # known from the checkpoint; this attempt's metrics should have it too
@@ -96,6 +98,17 @@ class Steps(TrainerCallback):  # type: ignore[misc]
             self.baseline = self.evaluate(baseline=True)
         if self._world.rank == 0:
             self._report(StageStarted(Stage.TRAINING))
+
+    def _check_isolation(self, trainer: ExactSFTTrainer) -> None:
+        check_isolation(
+            trainer.model_wrapped,
+            trainer.data_collator,
+            rows=trainer.args.per_device_train_batch_size,
+            length=self._spec.dataset.max_length,
+            vocabulary=min(len(trainer.processing_class), trainer.model.config.get_text_config().vocab_size),
+            device=trainer.args.device,
+            world=self._world,
+        )
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:
         if "learning_rate" not in logs:  # the Trainer's summary at the end

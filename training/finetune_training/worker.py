@@ -125,6 +125,7 @@ def _train(
         checkpointer=checkpointer,
         validation=validation,
         baseline=restored.manifest.reached.baseline if restored else None,
+        goes_on=restored is not None and elsewhere is None,
     )
     trainer = _build(task, world, steps, model_folder, restored.folder if restored else None)
     if elsewhere:

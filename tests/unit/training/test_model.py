@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from trl.trainer.utils import add_fused_lm_head
 
-from finetune_training.failure import FinetuneError
-from finetune_training.model import check_isolation, load_model
+from finetune_training.model import load_model
 from finetune_training.objective import Collator, empty_sample
 from finetune_training.spec import RunSpec
 from tests.tiny import write_model
@@ -59,28 +57,6 @@ def test_without_restarting_positions_the_documents_would_see_each_other(folder:
     leaking = {"input_ids": torch.tensor([FIRST + SECOND]), "position_ids": torch.arange(18).unsqueeze(0)}
     alone = {"input_ids": torch.tensor([SECOND]), "position_ids": torch.arange(11).unsqueeze(0)}
     assert (logits(model, leaking)[0, 7:] - logits(model, alone)[0]).abs().max() > 1e-3
-
-
-def test_the_check_before_training_passes_models_that_isolate(folder: Path) -> None:
-    model = load_model(folder, spec(folder))
-    add_fused_lm_head(model)
-    check_isolation(model, vocabulary=500, device=torch.device("cpu"))
-
-
-def test_the_check_before_training_refuses_a_model_that_leaks(folder: Path) -> None:
-    model = load_model(folder, spec(folder))
-    add_fused_lm_head(model)
-    forward = model.base_model.forward
-
-    def unmasked(*arguments: Any, position_ids: torch.Tensor, **named: Any) -> Any:
-        ones = torch.ones(position_ids.shape, dtype=torch.long)
-        return forward(*arguments, position_ids=position_ids, attention_mask=ones, **named)
-
-    model.base_model.forward = unmasked
-    with pytest.raises(FinetuneError) as raised:
-        check_isolation(model, vocabulary=500, device=torch.device("cpu"))
-    assert raised.value.failure.reason == "PackingLeaks"
-    assert "packing: false" in raised.value.failure.remedy
 
 
 def test_padding_and_empty_samples_weigh_nothing() -> None:
