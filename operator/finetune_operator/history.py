@@ -2,7 +2,8 @@
 
 In: the world. Out: `Books`, as the status has them, or with an attempt begun, watched or closed. An attempt is closed once, in
 the same status that tells its end. One whose pods are taken away while its driver saves a checkpoint (suspended, or by a
-queue) stays open until they are gone.
+queue) stays open until they are gone. What an attempt that was lost has saved since its last word, the next one tells: it says
+from which checkpoint it goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from finetune_operator.plan import Plan
-from finetune_operator.usage import Times, added, spent
+from finetune_operator.usage import Times, added, found_again, spent
 from finetune_operator.views import PodView, RayJobView, seconds, timestamp
 from finetune_operator.world import World
 
@@ -56,8 +57,30 @@ def books(world: World) -> Books:
         kept = after_the_last(world, kept, rayjob.created)
         return replace(kept, current=_begun(world, rayjob.created, kept))
     if status.open and not kept.current:
-        return replace(kept, current=_begun(world, rayjob.created if rayjob else status.start or world.now, kept))
-    return kept
+        kept = replace(kept, current=_begun(world, rayjob.created if rayjob else status.start or world.now, kept))
+    return _settled(kept, status.run)
+
+
+def _settled(before: Books, run: Json) -> Books:
+    """With what the attempts before this one have really lost, when its driver has said where it began. Its ranks may begin once
+    more, from a checkpoint of its own: that says nothing of the others."""
+    begins = run.get("resumedFromStep", 0 if "step" in run else None)
+    numbers = [number for number, each in enumerate(before.attempts) if each.get("step") is not None]
+    if (
+        begins is None
+        or run.get("restarts")
+        or not numbers
+        or before.attempts[numbers[-1]]["attempt"] >= run["attempt"]
+    ):
+        return before
+    last = before.attempts[numbers[-1]]
+    known, lost = last.get("lostSteps", 0), max(0, last["step"] - begins)
+    if (known, last.get("checkpointStep", 0)) == (lost, begins):
+        return before
+    entry = {**last, "checkpointStep": begins, "lostSteps": lost}
+    attempts = (*before.attempts[: numbers[-1]], entry, *before.attempts[numbers[-1] + 1 :])
+    seconds = (known - lost) * float(last.get("secondsPerStep", 0))
+    return replace(before, attempts=attempts, usage=found_again(before.usage, seconds) if before.usage else None)
 
 
 def after_the_last(world: World, before: Books, end: float) -> Books:
@@ -152,10 +175,17 @@ def _entry(attempt: int, ending: Ending, current: Json, run: Json, last: Json, e
         "step": step,
         "checkpointStep": checkpoint,
         "lostSteps": None if step is None or ending.reason == "Succeeded" else max(0, step - (own or 0)),
+        "secondsPerStep": _seconds_per_step(run),
         "restarts": run.get("restarts"),
         "logs": current.get("logs"),
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _seconds_per_step(run: Json) -> float | None:
+    steps = (run.get("step") or 0) - (run.get("resumedFromStep") or 0)
+    training = (run.get("seconds") or {}).get("training")
+    return round(training / steps, 3) if training and steps > 0 else None
 
 
 def _gpu_seconds(world: World, attempt: int, current: Json, end: float) -> float:

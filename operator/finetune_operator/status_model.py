@@ -220,9 +220,11 @@ class PastAttempt(_Model):
     step: int | None = None
     """The step that it reached."""
     checkpoint_step: int | None = None
-    """The newest complete checkpoint when it ended."""
+    """The checkpoint that the next attempt went on from; until that says so, the newest of which this one did."""
     lost_steps: int | None = None
     """Steps since then, which have to be done again."""
+    seconds_per_step: float | None = None
+    """Its seconds of training, by the steps from where it began to where it was."""
     restarts: int | None = None
     """Times that its ranks were started again."""
     logs: Annotated[str, Field(max_length=2048)] | None = None

@@ -58,9 +58,24 @@ def added(usage: Json | None, seconds: Mapping[str, float], *, total: float, gpu
     """`status.usage` with an attempt more."""
     before = usage or {}
     fields = {f"{kind}Seconds": seconds[kind] for kind in KINDS} | {"totalSeconds": total, "gpuSeconds": gpu_seconds}
-    after: dict[str, Any] = {name: int(before.get(name, 0)) + round(value) for name, value in fields.items()}
-    whole = after["totalSeconds"]
-    return after | {"goodput": round(min(1.0, after["trainingSeconds"] / whole), 3) if whole else 0.0}
+    return _with_goodput({name: int(before.get(name, 0)) + round(value) for name, value in fields.items()})
+
+
+def found_again(usage: Json, seconds: float) -> dict[str, Any]:
+    """`status.usage` when so many seconds of training were not lost; negative: when more were."""
+    moved = max(-int(usage["trainingSeconds"]), min(int(usage["lostSeconds"]), round(seconds)))
+    return _with_goodput(
+        {
+            **{name: value for name, value in usage.items() if name != "goodput"},
+            "trainingSeconds": usage["trainingSeconds"] + moved,
+            "lostSeconds": usage["lostSeconds"] - moved,
+        }
+    )
+
+
+def _with_goodput(seconds: dict[str, int]) -> dict[str, Any]:
+    whole = seconds["totalSeconds"]
+    return seconds | {"goodput": round(min(1.0, seconds["trainingSeconds"] / whole), 3) if whole else 0.0}
 
 
 def _between(low: float, moment: float | None, high: float) -> float:

@@ -65,6 +65,7 @@ def test_an_attempt_that_failed() -> None:
             "step": 50,
             "checkpointStep": 40,
             "lostSteps": 10,
+            "secondsPerStep": 2.0,
             "restarts": 2,
             "logs": "s3://runs/team/plays/11111111-aaaa/attempts/1",
         }
@@ -95,6 +96,68 @@ def test_one_of_which_the_driver_said_nothing_has_the_checkpoint_of_the_one_befo
     server.settle()
     assert [each.get("checkpointStep") for each in attempts(server)] == [40, 40]
     assert "step" not in attempts(server)[1]
+
+
+def lost_at_50() -> ApiServer:
+    """An attempt whose head was lost at step 50, with checkpoint 40 the last of which it could say."""
+    server = trained(started(), resumedFromStep=20)
+    server.kuberay(1, **HEAD_LOST | {"endTime": worlds.time(server.now)})
+    server.settle()
+    server.now += 20
+    server.settle()
+    server.kuberay(2, **RUNNING)
+    server.settle()
+    return server
+
+
+@pytest.mark.parametrize(
+    ("said", "checkpoint", "lost"),
+    [
+        ({"stage": "Starting"}, 40, 10),
+        ({"stage": "Training", "resumedFromStep": 48}, 48, 2),  # committed after its last word
+        ({"stage": "Training", "resumedFromStep": 50}, 50, 0),
+        ({"stage": "Training", "resumedFromStep": 40, "step": 45}, 40, 10),
+        ({"stage": "Training", "resumedFromStep": 30}, 30, 20),  # 40 was damaged
+        ({"stage": "Training", "step": 1}, 0, 50),  # all were
+        ({"stage": "Training", "resumedFromStep": 60, "restarts": 1}, 40, 10),  # from one of its own
+    ],
+    ids=str,
+)
+def test_what_was_lost_is_known_when_the_next_goes_on(said: Object, checkpoint: int, lost: int) -> None:
+    server = lost_at_50()
+    before = usage(server)
+    server.driver(2, **said)
+    server.settle()
+    (entry,) = attempts(server)
+    assert (entry["checkpointStep"], entry["lostSteps"]) == (checkpoint, lost)
+    found = 2 * (10 - lost)  # two seconds a step
+    moved = max(-before["trainingSeconds"], min(before["lostSeconds"], found))
+    assert usage(server)["trainingSeconds"] == before["trainingSeconds"] + moved
+    assert usage(server)["lostSeconds"] == before["lostSeconds"] - moved
+    assert usage(server)["goodput"] == pytest.approx(
+        usage(server)["trainingSeconds"] / usage(server)["totalSeconds"], abs=5e-4
+    )
+
+
+def test_a_later_restart_of_the_next_attempt_changes_nothing_of_that() -> None:
+    server = lost_at_50()
+    server.driver(2, stage="Training", resumedFromStep=48, step=49)
+    server.settle()
+    server.driver(2, stage="Training", resumedFromStep=60, step=60, restarts=1)
+    server.settle()
+    assert attempts(server)[0]["lostSteps"] == 2
+
+
+def test_what_was_lost_is_known_through_an_attempt_that_never_trained() -> None:
+    server = lost_at_50()
+    server.kuberay(2, **HEAD_LOST)
+    server.settle()
+    server.now += 100
+    server.settle()
+    server.kuberay(3, **RUNNING)
+    server.driver(3, stage="Training", resumedFromStep=48)
+    server.settle()
+    assert [each.get("lostSteps") for each in attempts(server)] == [2, None]
 
 
 def test_its_end_is_when_kuberay_saw_it_not_when_the_operator_did() -> None:
