@@ -22,11 +22,12 @@ from finetune_training import checkpoint_commands
 from finetune_training.attempt import Attempt, Request
 from finetune_training.cluster_status import Status, status_for
 from finetune_training.display import progress_on
-from finetune_training.environment import end_at_sigterm, quiet, set_up_ray
+from finetune_training.environment import quiet, set_up_ray
 from finetune_training.failure import FinetuneError, classify, user_error
 from finetune_training.guarded import console_on, guarded
 from finetune_training.jobfile import json_schema, read_job
 from finetune_training.result import RunResult
+from finetune_training.signals import end_at_sigterm
 from finetune_training.storage import open_store
 from finetune_training.terminal import show_failure, summary
 from finetune_training.validate import plan_text

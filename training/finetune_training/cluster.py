@@ -24,8 +24,8 @@ from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from finetune_training.environment import end_at_sigterm
 from finetune_training.failure import user_error
+from finetune_training.signals import end_at_sigterm
 from finetune_training.spec import RunSpec
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def draining() -> frozenset[str]:
 
 @contextmanager
 def draining_watched(on_more: Callable[[frozenset[str]], None]) -> Iterator[None]:
-    """`on_more` gets all nodes that are draining whenever there are more of them, in a thread of its own."""
+    """`on_more` gets each node that is draining, once, in a thread of its own."""
     over = threading.Event()
 
     def watch() -> None:
@@ -145,8 +145,8 @@ def draining_watched(on_more: Callable[[frozenset[str]], None]) -> Iterator[None
             except Exception:  # as when the cluster is gone, which others notice
                 logger.warning("Ray does not say which nodes are told to end", exc_info=True)
                 continue
-            if found - known:
-                on_more(found)
+            if more := found - known:
+                on_more(more)
             known |= found
 
     watcher = threading.Thread(target=watch, name="draining", daemon=True)

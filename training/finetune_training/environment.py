@@ -9,14 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
-
-from finetune_training.failure import Terminated
 
 
 def set_up_ray() -> None:
@@ -33,15 +30,6 @@ def set_up_ray() -> None:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     elif "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token" if os.environ.get("RAY_AUTH_TOKEN") else "disabled"
-
-
-def end_at_sigterm() -> None:
-    """SIGTERM ends this process as Ctrl-C does, with Ray ended too."""
-
-    def end(*_: object) -> None:
-        raise Terminated("this process was told to end (SIGTERM)")
-
-    signal.signal(signal.SIGTERM, end)
 
 
 @contextmanager

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 import queue
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,12 @@ import ray
 
 from finetune_training.cluster import LOOK_SECONDS, draining_watched, free_places, on_node, on_nodes
 from finetune_training.container import HostMemory, host_memory
-from finetune_training.environment import end_at_sigterm
 from finetune_training.failure import AGAIN, Failure, FailureClass, FinetuneError
 from finetune_training.listen import LAST, Draining, Heard, Message, Signalled, first_cause, listen
 from finetune_training.preemption import DRIVER_TOLD, LOSSES, Place, explained, stopped
 from finetune_training.progress import Event, Trained
 from finetune_training.rank import Line, run_rank, stacks_path
+from finetune_training.signals import signals_to, told_to_end
 from finetune_training.stacks import Found, collect, culprit, end, told
 from finetune_training.worker import Task
 
@@ -38,7 +37,7 @@ _ANSWER_SECONDS = 10.0
 
 def launch(task: Task, *, spread: bool, folder: Path, on_event: Callable[[Event], None]) -> Trained:
     """Run the task's ranks; with `spread` each on a machine of its own. Ctrl-C, SIGTERM, or a machine of theirs that is
-    told to end: they save a checkpoint and stop. A second signal ends it at once. Ranks that do not move any more are ended;
+    told to end: they save a checkpoint and stop. A second Ctrl-C ends it at once. Ranks that do not move any more are ended;
     their stacks are in `folder` then. Raises a FinetuneError."""
     # Here, where it is lost only together with the driver: a machine of ranks that is lost must not take the line along.
     here = on_node(ray.get_runtime_context().get_node_id())
@@ -50,7 +49,10 @@ def launch(task: Task, *, spread: bool, folder: Path, on_event: Callable[[Event]
         threading.Thread(target=_pump, args=(line, messages), name="events", daemon=True),
         threading.Thread(target=_fit, args=(task, spread, line, outcome), name="ray-train", daemon=True),
     ]
-    with _signals_to(messages), draining_watched(lambda nodes: messages.put(Draining(nodes))):
+    with (
+        signals_to(lambda number: messages.put(Signalled(number))),
+        draining_watched(lambda nodes: messages.put(Draining(nodes))),
+    ):
         for thread in threads:
             thread.start()
         heard = listen(
@@ -64,9 +66,12 @@ def launch(task: Task, *, spread: bool, folder: Path, on_event: Callable[[Event]
         ray.kill(line)
     if heard.hung:
         raise FinetuneError(_hang(heard.hung, found, f"{task.store.uri}/attempts/{task.turn.attempt}/{STACKS}"))
-    if heard.trained and heard.trained.interrupted:  # the checkpoint is there, whatever has become of the ranks since
-        with_driver = heard.stopped_by and heard.taken is DRIVER_TOLD
-        raise FinetuneError(stopped(heard.trained.step, DRIVER_TOLD if with_driver else heard.stopped_by))
+    if heard.trained and (heard.trained.interrupted or told_to_end()):
+        # The checkpoint is there, whatever has become of the ranks since. After the last step, too: to answer and to export
+        # takes longer than there is time.
+        by_user = heard.asked and heard.stopped_by is None
+        by = DRIVER_TOLD if told_to_end() and not by_user else heard.stopped_by
+        raise FinetuneError(stopped(heard.trained.step, by))
     if heard.trained is None or heard.failed or outcome:
         raise FinetuneError(_explained(heard, outcome))
     return heard.trained
@@ -186,21 +191,3 @@ def _short_of_memory(failure: Failure, places: Mapping[int, Place]) -> Failure |
 
 def _memory(_: None) -> HostMemory:
     return host_memory()
-
-
-@contextmanager
-def _signals_to(messages: queue.SimpleQueue[Message]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM: the first is a message like others, wherever this thread is; the next ends it at once."""
-
-    def tell(number: int, _: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        end_at_sigterm()
-        messages.put(Signalled(number))
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, tell) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

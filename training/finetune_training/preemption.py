@@ -83,6 +83,17 @@ def explained(failure: Failure, by: Taken | None) -> Failure:
     )
 
 
+def with_the_driver(failure: Failure) -> Failure:
+    """What would have been mended, had the driver not been told to end meanwhile."""
+    return replace(
+        failure,
+        cls=FailureClass.PREEMPTED,
+        reason="Preempted",
+        message=f"{DRIVER_TOLD.what} {failure.message}",
+        remedy=AGAIN,
+    )
+
+
 def _listed(items: Iterable[object]) -> str:
     *first, last = (str(item) for item in items)
     return f"{', '.join(first)} and {last}" if first else last

@@ -19,8 +19,9 @@ from finetune_training.cluster import Cluster, await_machines
 from finetune_training.failure import Failure, FailureClass, FinetuneError, Terminated
 from finetune_training.ladder import Memory
 from finetune_training.launch import launch
-from finetune_training.preemption import LOSSES
+from finetune_training.preemption import LOSSES, with_the_driver
 from finetune_training.progress import CheckpointSaved, Event, MemoryUse, Restarted, Stage, StageStarted, Trained
+from finetune_training.signals import told_to_end
 from finetune_training.worker import Task
 
 LOSSES_WITHOUT_CHECKPOINT = 3
@@ -57,12 +58,15 @@ class Repair:
     def _mend(self, error: FinetuneError) -> None:
         """Make ready for another start, or raise `error`."""
         failure = error.failure
-        if failure.cls is FailureClass.OUT_OF_MEMORY:
-            self._relieve(error)
-        elif failure.reason in (*LOSSES, "MachineTaken"):
-            self._replace(error)
-        else:
+        relieves = failure.cls is FailureClass.OUT_OF_MEMORY
+        if not relieves and failure.reason not in (*LOSSES, "MachineTaken"):
             raise error
+        if told_to_end():
+            raise FinetuneError(with_the_driver(failure)) from error
+        if relieves:
+            self._relieve(error)
+        else:
+            self._replace(error)
 
     def _replace(self, error: FinetuneError) -> None:
         self._losses += 1

@@ -170,6 +170,17 @@ def test_a_driver_that_is_told_to_end_meanwhile_says_what_became_of_the_ranks(
     assert bench.failure(taken) is taken.failure
 
 
+@pytest.mark.parametrize("error", [LOST, SHORT, failing(FailureClass.PREEMPTED, "MachineTaken")], ids=str)
+def test_a_driver_that_was_told_to_end_starts_nothing_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: FinetuneError
+) -> None:
+    monkeypatch.setattr(repair, "told_to_end", lambda: True)
+    failure = bench.failure(error)
+    assert (failure.cls, failure.reason) == (FailureClass.PREEMPTED, "Preempted")
+    assert failure.message == "The driver was told to end (SIGTERM). It broke."
+    assert bench.turns == ["1"]
+
+
 def test_memory_that_runs_out_is_given_less_work_at_a_time(bench: Bench) -> None:
     done = bench.train(SHORT, SHORT, DONE)
     assert bench.micro_batches == [4, 2, 1]
