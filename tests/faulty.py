@@ -1,12 +1,13 @@
-"""Tiny models that do in training what models and machines do at their worst: they run out of memory, hang, end the process.
+"""Models that do in training what models and machines do at their worst: they run out of memory, hang, end the process.
 
-In: a folder and the Python statements that go before each forward pass in training. Out: a model folder whose code is its
-own (`model.trustRemoteCode`): the faults are the user's, and nothing of the product is replaced.
+In: a folder, the Python statements that go before each forward pass in training, and a Llama (else a tiny one). Out: a model
+folder whose code is its own (`model.trustRemoteCode`): the faults are the user's, and nothing of the product is replaced.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -34,9 +35,12 @@ class Faulty(LlamaForCausalLM):
 """
 
 
-def write_faulty_model(folder: Path, before: str) -> Path:
-    """`before` sees `self` (the layers) and `input_ids`."""
-    write_model(folder, "llama")
+def write_faulty_model(folder: Path, before: str, *, llama: Path | None = None) -> Path:
+    """`before` sees `self` (the layers) and `input_ids`. `llama`: the folder of a model to be copied."""
+    if llama:
+        shutil.copytree(llama, folder)
+    else:
+        write_model(folder, "llama")
     statements = textwrap.indent(textwrap.dedent(before).strip(), 8 * " ").strip()
     (folder / "faulty.py").write_text(_CODE.format(before=statements))
     config = json.loads((folder / "config.json").read_text())

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import obstore
 import yaml
+from obstore.store import S3Store
 
 from tests.cluster.helm import CHART, Helm
 from tests.cluster.images import tag
@@ -55,3 +58,9 @@ def make_store_secret(kubectl: Kubectl) -> None:
     }
     body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "store"}, "stringData": variables}
     kubectl.apply(json.dumps(body))
+
+
+def upload(store: S3Store, folder: Path, prefix: str) -> None:
+    """All files below `folder`."""
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        obstore.put(store, f"{prefix}/{path.relative_to(folder).as_posix()}", path)

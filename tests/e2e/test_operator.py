@@ -18,11 +18,11 @@ from tests.cluster.helm import CHART, Helm
 from tests.cluster.kubectl import Kubectl, KubectlFailed
 from tests.cluster.layout import ROOT
 from tests.cluster.steps import until
-from tests.e2e.platform import NAMESPACE, RELEASE, installed, make_store_secret, values
+from tests.e2e.platform import NAMESPACE, RELEASE, installed, make_store_secret, upload, values
+from tests.real import assets, real_model
 from tests.tiny import write_model
 
 _EXAMPLE = ROOT / "examples" / "finetunejob.yaml"
-_ASSETS = ROOT / "build" / "assets"
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +65,11 @@ def _condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
     return next((each for each in status.get("conditions", ()) if each["type"] == kind), {})
 
 
-def _upload(store: S3Store, folder: Path, prefix: str) -> None:
-    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-        obstore.put(store, f"{prefix}/{path.relative_to(folder).as_posix()}", path)
-
-
 @pytest.mark.timeout(900)
 def test_the_example_ends_in_a_tuned_model(jobs: Kubectl, s3: S3Store, tmp_path: Path) -> None:
     """The README's: the real model, applied, watched and waited for."""
-    subprocess.run(["python", "examples/assets.py"], cwd=ROOT, check=True, capture_output=True)
-    _upload(s3, _ASSETS / "smollm2-135m-instruct", "models/smollm2-135m-instruct")
-    _upload(s3, _ASSETS / "shakespeare", "shakespeare")
+    upload(s3, real_model(), "models/smollm2-135m-instruct")
+    upload(s3, assets() / "shakespeare", "shakespeare")
     jobs("apply", f"--filename={_EXAMPLE}")
     watch = [*jobs.command, "get", "ftj", "shakespeare", "--watch", "--output=json"]
     phases: list[str] = []
@@ -137,7 +131,7 @@ def _check_adapter(store: S3Store, artifacts: list[dict[str, Any]], folder: Path
     for entry in obstore.list(store, prefix).collect():
         name = entry["path"].rpartition("/")[2]
         (folder / name).write_bytes(bytes(obstore.get(store, entry["path"]).bytes()))
-    base = AutoModelForCausalLM.from_pretrained(_ASSETS / "smollm2-135m-instruct", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(real_model(), dtype=torch.float32)
     tokens = torch.tensor([[1, 2, 3, 4]])
     before = base(tokens).logits
     after = PeftModel.from_pretrained(base, folder)(tokens).logits
@@ -278,7 +272,7 @@ def tiny(cluster: Kubectl, module_s3: S3Store, tmp_path_factory: pytest.TempPath
     text = "".join(f"{number}: to be, or not to be, that is the question\n" for number in range(400))
     (folder / "text").mkdir()
     (folder / "text" / "rows.txt").write_text(text)
-    _upload(module_s3, folder, "tiny")
+    upload(module_s3, folder, "tiny")
     return {
         "model": {"uri": "s3://finetune/tiny/model"},
         "dataset": {"train": [{"uri": "s3://finetune/tiny/text/*.txt"}], "maxLength": 64},

@@ -28,14 +28,22 @@ Collate = Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
 
 
 def check_isolation(
-    model: Any, collate: Collate, *, rows: int, length: int, vocabulary: int, device: torch.device, world: World
+    model: Any,
+    collate: Collate,
+    *,
+    rows: int,
+    length: int,
+    vocabulary: int,
+    device: torch.device,
+    world: World,
+    seed: int = 0,
 ) -> None:
     """Collective. Tries `rows` samples of `length` tokens (from 1 to below `vocabulary`), each of two documents.
 
     `model` carries TRL's fused LM head: ZeRO-3 wants the modules called in the order of the training steps. Raises the
     User error PackingLeaks on all ranks or on none. Numbers that are not finite are none of its matter."""
     first = length // 2
-    tokens, changed = _rows(rows, length, first, vocabulary)
+    tokens, changed = _rows(rows, length, first, vocabulary, seed)
 
     def said(tokens: torch.Tensor, documents: list[int]) -> torch.Tensor:
         """Log-probabilities of all tokens of the second documents but their first."""
@@ -63,9 +71,9 @@ def check_isolation(
         )
 
 
-def _rows(rows: int, length: int, first: int, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _rows(rows: int, length: int, first: int, vocabulary: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Random tokens, and the same with each of the `first` ones of each row changed. (rows, length) both."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(1, vocabulary, (rows, length), generator=generator)
     shift = torch.randint(1, vocabulary - 1, (rows, first), generator=generator)
     changed = tokens.clone()

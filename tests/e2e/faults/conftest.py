@@ -1,7 +1,8 @@
-"""The operator, a slow model, and a book for what is measured."""
+"""The operator, models that fail on purpose, and a book for what is measured."""
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ from tests.cluster.helm import Helm
 from tests.cluster.kubectl import Kubectl
 from tests.e2e.conftest import layout_of
 from tests.e2e.faults.book import Book
-from tests.e2e.platform import installed, make_store_secret
+from tests.e2e.platform import installed, make_store_secret, upload
 from tests.faulty import write_faulty_model
+from tests.real import METHOD, real_model, write_lines
 
 Model = Callable[[str, str], dict[str, Any]]
 
@@ -55,24 +57,35 @@ def on_jobs(jobs: Kubectl) -> Faults:
 
 @pytest.fixture(scope="module")
 def model(module_s3: S3Store, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """`model(name, before)`: a model in the bucket that does `before` before each forward pass in training, and the fields of a
-    job that trains it."""
+    """`model(name, before)`: a tiny model in the bucket that does `before` before each forward pass in training, and the fields
+    of a job that trains all of it."""
     folder = tmp_path_factory.mktemp("models")
 
     def make(name: str, before: str) -> dict[str, Any]:
-        made = write_faulty_model(folder / name, before)
-        _upload(module_s3, made, f"faults/{name}")
-        text = "".join(f"{number}: to be, or not to be, that is the question\n" for number in range(400))
-        obstore.put(module_s3, "faults/text/rows.txt", text.encode())
-        return {
-            "model": {"uri": f"s3://finetune/faults/{name}", "trustRemoteCode": True},
-            "dataset": {"train": [{"uri": "s3://finetune/faults/text/*.txt"}], "maxLength": 64},
-            "evaluation": {"everySteps": 0, "baseline": False, "prompts": ["To be"]},
-        }
+        upload(module_s3, write_faulty_model(folder / name, before), f"faults/{name}")
+        return _fields(module_s3, folder, name) | {"method": {"type": "Full"}, "output": []}
 
     return make
 
 
-def _upload(store: S3Store, folder: Path, prefix: str) -> None:
-    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-        obstore.put(store, f"{prefix}/{path.relative_to(folder).as_posix()}", path)
+@pytest.fixture(scope="module")
+def real(module_s3: S3Store, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The same with the model of the examples, as users run it: BF16, LoRA with dropout, packing."""
+    folder = tmp_path_factory.mktemp("real")
+
+    def make(name: str, before: str) -> dict[str, Any]:
+        made = write_faulty_model(folder / name, before, llama=real_model())
+        upload(module_s3, made, f"faults/{name}")
+        shutil.rmtree(made)
+        return _fields(module_s3, folder, name) | {"method": METHOD}
+
+    return make
+
+
+def _fields(store: S3Store, folder: Path, name: str) -> dict[str, Any]:
+    obstore.put(store, "faults/text/rows.txt", write_lines(folder / "rows.txt", 4000))
+    return {
+        "model": {"uri": f"s3://finetune/faults/{name}", "trustRemoteCode": True},
+        "dataset": {"train": [{"uri": "s3://finetune/faults/text/*.txt"}], "maxLength": 64, "packing": True},
+        "evaluation": {"everySteps": 0, "baseline": False, "prompts": ["To be"]},
+    }

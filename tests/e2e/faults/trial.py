@@ -114,8 +114,11 @@ class Trial:
         found = obstore.list(self.store, f"{prefix}{below}").collect()
         return sorted(entry["path"].removeprefix(prefix) for entry in found)
 
+    def bytes(self, key: str) -> bytes:
+        return obstore.get(self.store, f"{self.folder}/{key}").bytes().to_bytes()
+
     def text(self, key: str) -> str:
-        return bytes(obstore.get(self.store, f"{self.folder}/{key}").bytes()).decode()
+        return self.bytes(key).decode()
 
     def committed(self) -> set[str]:
         """The checkpoints that have a manifest."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 from finetune_training.failure import FinetuneError
 from finetune_training.isolation import check_isolation
 from finetune_training.objective import Collator
+from tests.isolation import Alone, take_the_mask_away
 from tests.tiny import VOCABULARY
 
 SIZES = {
@@ -37,19 +37,6 @@ LEAKING: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 PRECISIONS = [torch.bfloat16, torch.float32]
-
-
-@dataclass(frozen=True)
-class Alone:
-    """A world of one rank, or of ranks that all say the same."""
-
-    others: tuple[float, ...] = ()
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-
-    def gather(self, value: Any) -> list[Any]:
-        return [value, *self.others]
 
 
 def made(architecture: str, config: dict[str, Any], precision: torch.dtype) -> Any:
@@ -115,14 +102,3 @@ def test_what_one_rank_finds_all_raise() -> None:
 
 def test_numbers_that_are_not_finite_are_for_the_loss_to_tell() -> None:
     check(made("llama", DENSE["llama"], torch.float32), world=Alone(others=(math.nan,)))
-
-
-def take_the_mask_away(model: Any) -> None:
-    """Its documents see what comes before them in their row; their positions restart as before."""
-    forward = model.base_model.forward
-
-    def unmasked(*arguments: Any, position_ids: torch.Tensor, **named: Any) -> Any:
-        ones = torch.ones(position_ids.shape, dtype=torch.long)
-        return forward(*arguments, position_ids=position_ids, **named | {"attention_mask": ones})
-
-    model.base_model.forward = unmasked

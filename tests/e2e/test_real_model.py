@@ -1,0 +1,92 @@
+"""What users run, and what befalls them: the real model in BF16, LoRA with dropout, packed rows, two workers. One job loses a
+worker, is suspended, loses its head, and ends with every row learnt once."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import obstore
+import pytest
+from obstore.store import S3Store
+
+from tests.cluster.faults import Faults
+from tests.cluster.helm import Helm
+from tests.cluster.kubectl import Kubectl
+from tests.e2e.conftest import layout_of
+from tests.e2e.faults.trial import RUNS, Trial
+from tests.e2e.order import expected, learnt_rows
+from tests.e2e.platform import installed, make_store_secret, upload
+from tests.real import METHOD, real_model, write_lines
+
+ROWS, BATCH, EVERY = 1400, 4, 5
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def platform(cluster: Kubectl) -> Iterator[Helm]:
+    with installed(cluster) as helm:
+        yield helm
+
+
+@pytest.fixture(scope="module")
+def jobs(platform: Helm, cluster: Kubectl) -> Iterator[Kubectl]:
+    name = f"real-{uuid.uuid4().hex[:8]}"
+    cluster("create", "namespace", name)
+    inside = cluster.within(name)
+    make_store_secret(inside)
+    yield inside
+    inside("delete", "ftj", "--all", "--timeout=120s")
+    cluster("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def trial(jobs: Kubectl, module_s3: S3Store, tmp_path: Path) -> Trial:
+    upload(module_s3, real_model(), "models/smollm2-135m-instruct")
+    obstore.put(module_s3, "real/lines.txt", write_lines(tmp_path / "lines.txt", ROWS))
+    found = Trial(jobs, module_s3, "real")
+    found.start(
+        dataset={"train": [{"uri": "s3://finetune/real/lines.txt"}], "maxLength": 64, "packing": True},
+        method=METHOD,
+        training={"globalBatchSize": BATCH, "microBatchSize": 2, "learningRate": 5e-4, "precision": "BF16"},
+        checkpoint={"uri": RUNS, "everySteps": EVERY, "keep": 2},
+        evaluation={"everySteps": 0, "baseline": False, "prompts": ["O gentle night, that"]},
+    )
+    return found
+
+
+def test_a_job_that_loses_a_worker_is_suspended_and_loses_its_head_learns_every_row_once(
+    trial: Trial, jobs: Kubectl
+) -> None:
+    trial.await_saved(0)
+    jobs("delete", "pod", trial.pod("worker"), "--wait=false")
+    trial.await_saved(0, restarts=1)
+
+    step = _suspended(trial, jobs)
+    trial.watch(lambda status: status.get("attempt") == 2 and "resumedFromStep" in status["run"], seconds=240)
+    assert trial.run["resumedFromStep"] == step, "steps were lost that could have been saved"
+
+    trial.await_saved(step, attempt=2)
+    Faults(jobs, layout_of()).kill(trial.pod("head"))
+    trial.await_saved(step, attempt=3, seconds=400)
+
+    status = trial.await_end(seconds=600)
+    assert status["phase"] == "Succeeded", status
+    events = trial.events()
+    assert learnt_rows(events) == expected(trial, global_batch_size=BATCH)
+    taken, lost, _ = status["attempts"]
+    assert (taken["reason"], taken["checkpointStep"], taken["lostSteps"]) == ("Suspended", step, 0)
+    resumed = next(each["step"] for each in events if each["attempt"] == 3 and each["event"] == "Resumed")
+    assert (lost["checkpointStep"], lost["lostSteps"]) == (resumed, max(0, lost["step"] - resumed))
+
+
+def _suspended(trial: Trial, jobs: Kubectl) -> int:
+    """Suspend, await it and resume. The last step that was done."""
+    jobs("patch", "ftj", trial.name, "--type=merge", '--patch={"spec":{"suspend":true}}')
+    trial.seconds_until_gone(seconds=60)
+    done = max(each["step"] for each in trial.events() if each["event"] == "Step")
+    failure = trial.text("attempts/1/failure.json")
+    assert "Stopped after step" in failure, failure
+    jobs("patch", "ftj", trial.name, "--type=merge", '--patch={"spec":{"suspend":false}}')
+    return int(done)
