@@ -119,16 +119,16 @@ faults: setup ## Let everything go wrong with a job that trains, on a cluster wi
 
 .PHONY: bench-training
 bench-training: setup assets ## Compare tokens/s with a plain TRL script and the padded recipe: build/bench/training.json
-	@python benchmarks/training.py $(ARGS)
+	@python -m benchmarks.training $(ARGS)
 
 .PHONY: bench-checkpoint
 bench-checkpoint: setup ## Compare saving, loading and recovery with Ray Train's report and a plain copy: build/bench/checkpoint.json (needs Go)
 	@python -m tests.cluster.programs seaweedfs
-	@PYTHONPATH=$(CURDIR) python benchmarks/checkpoint.py $(ARGS)
+	@python -m benchmarks.checkpoint $(ARGS)
 
 .PHONY: bench-operator
 bench-operator: setup ## Load the operator with 1,000 and 10,000 jobs on a real API server: build/bench/operator.json (needs Go)
-	@PYTHONPATH=$(CURDIR) python benchmarks/operator_scale.py $(ARGS)
+	@python -m benchmarks.operator_scale $(ARGS)
 
 ##@ Tidy
 

@@ -15,15 +15,16 @@ from typing import Any, TypeVar
 import aiohttp
 import yaml
 
+from benchmarks.waiting import STILL, Failed
+from finetune_operator import names
+
 T = TypeVar("T")
 CLIENTS = 16
-_JSON = "application/json"
-_APPLY = "application/apply-patch+yaml"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-MANAGER = "fieldManager=finetune-operator"
+_JSON = "application/json"
 
 
-class Refused(Exception):
+class Refused(Failed):
     """The API server has said no."""
 
 
@@ -34,21 +35,22 @@ class Api:
         self._session, self._server = session, server
 
     async def send(self, method: str, path: str, body: bytes | None, kind: str = _JSON, accept: str = _JSON) -> bytes:
-        """What the API server answers. An error is raised."""
+        """What the API server answers. Raises Refused, and Failed without an answer."""
         headers = {"Content-Type": kind, "Accept": accept}
-        async with self._session.request(method, self._server + path, data=body, headers=headers) as answer:
-            text = await answer.read()
-            if answer.status >= 300:
-                raise Refused(f"{answer.status} of {method} {path}: {text[:500]!r}")
-            return text
-
-    async def apply(self, path: str, body: bytes) -> None:
-        """Server-side apply, as the operator does it."""
-        await self.send("PATCH", f"{path}?{MANAGER}&force=true", body, _APPLY, METADATA)
-
-    async def post(self, path: str, body: bytes) -> Any:
-        """Create, as the operator does it."""
-        return json.loads(await self.send("POST", f"{path}?{MANAGER}&fieldValidation=Strict", body))
+        try:
+            async with self._session.request(method, self._server + path, data=body, headers=headers) as answer:
+                text = await answer.read()
+        except TimeoutError:
+            raise Failed(
+                f"gave up after {STILL:.0f} s of waiting for the API server's answer to {method} {path}"
+            ) from None
+        except aiohttp.ClientError as error:
+            raise Failed(f"the API server does not answer {method} {path}: {error}") from error
+        if answer.status >= 300:
+            raise Refused(
+                f"the API server refuses {method} {path} with {answer.status}: {text[:500].decode(errors='replace')}"
+            )
+        return text
 
 
 @asynccontextmanager
@@ -63,7 +65,8 @@ async def connect(kubeconfig: Path, connections: int) -> AsyncIterator[Api]:
         pair.flush()
         context.load_cert_chain(pair.name)
     connector = aiohttp.TCPConnector(limit=connections, ssl=context)
-    async with aiohttp.ClientSession(connector=connector) as session:
+    timeout = aiohttp.ClientTimeout(total=STILL)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         yield Api(session, cluster["server"])
 
 
@@ -83,8 +86,8 @@ async def by_clients(items: Iterable[T], work: Callable[[T], Awaitable[object]],
 def job(namespace: str, name: str) -> dict[str, Any]:
     """A FineTuneJob as a user writes it."""
     return {
-        "apiVersion": "finetune.dev/v1alpha1",
-        "kind": "FineTuneJob",
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
         "metadata": {"name": name, "namespace": namespace},
         "spec": {
             "model": {"uri": "hf://EleutherAI/gpt-j-6b"},
@@ -104,11 +107,11 @@ def job(namespace: str, name: str) -> dict[str, Any]:
 
 
 def jobs_path(namespace: str) -> str:
-    return f"/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs"
+    return f"/apis/{names.API_VERSION}/namespaces/{namespace}/{names.PLURAL}"
 
 
 def rayjobs_path(namespace: str) -> str:
-    return f"/apis/ray.io/v1/namespaces/{namespace}/rayjobs"
+    return f"/apis/{names.RAY_GROUP}/{names.RAY_VERSION}/namespaces/{namespace}/{names.RAYJOBS}"
 
 
 async def create_job(api: Api, namespace: str, name: str) -> str:

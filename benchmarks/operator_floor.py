@@ -1,7 +1,7 @@
 """The floor: a bare client that makes the operator's writes, in a process of its own like the operator.
 
-In: lines `start NAME UID` and `running NAME UID`, as soon as a job is there and its RayJob is Running; the bodies, by
-operator_bodies.py. Out: the requests, as many at a time as the operator has workers, and one line for each job that is done. It
+In: lines `start NAME UID` and `running NAME UID`, as soon as a job is there and its RayJob is Running; the writes, by
+operator_recorder.py. Out: the requests, as many at a time as the operator has workers, and one line for each job that is done. It
 watches nothing, reads nothing and decides nothing.
 """
 
@@ -15,8 +15,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from operator_clients import Api, connect, jobs_path, rayjobs_path
-from operator_process import cpu_seconds
+from benchmarks.operator_clients import Api, connect
+from benchmarks.operator_process import cpu_seconds
+from benchmarks.operator_requests import RAYJOB_UID, Life, Phase, Write, filled, fillings
+from benchmarks.waiting import STILL, Failed, told, within
+from finetune_operator import names
+
+_ROOT = Path(__file__).parents[1]
 
 
 class Floor:
@@ -29,68 +34,73 @@ class Floor:
 
     @classmethod
     @asynccontextmanager
-    async def started(cls, kubeconfig: Path, namespace: str, workers: int, bodies: Path) -> AsyncIterator[Floor]:
+    async def started(cls, kubeconfig: Path, namespace: str, workers: int, life: Path) -> AsyncIterator[Floor]:
         """Until the block ends."""
-        arguments = [str(kubeconfig), namespace, str(workers), str(bodies)]
-        process = await asyncio.create_subprocess_exec(sys.executable, __file__, *arguments, stdin=PIPE, stdout=PIPE)
+        arguments = [str(kubeconfig), namespace, str(workers), str(life)]
+        command = [sys.executable, "-m", "benchmarks.operator_floor", *arguments]
+        process = await asyncio.create_subprocess_exec(*command, cwd=_ROOT, stdin=PIPE, stdout=PIPE)
         floor = cls(process)
         try:
-            await floor.done(1)
+            await floor._line("the bare client to start")
             yield floor
         finally:
             if process.returncode is None:
                 process.kill()
             await process.wait()
 
-    def tell(self, what: str, name: str, uid: str) -> None:
+    def tell(self, what: Phase, name: str, uid: str) -> None:
         """Do what comes for this job."""
         self._input.write(f"{what} {name} {uid}\n".encode())
 
-    async def done(self, jobs: int) -> None:
+    async def done(self, what: Phase, jobs: int) -> None:
         """Return when that many more are done."""
-        for _ in range(jobs):
-            if not await self._output.readline():
-                raise SystemExit("The bare client has ended: what it said is above.")
+        for number in range(jobs):
+            await self._line(f"the bare client's writes for the next job ({what})", f"{number} of {jobs} jobs done")
+
+    async def _line(self, what: str, seen: str = "") -> None:
+        if not await within(STILL, what, self._output.readline(), lambda: seen):
+            await within(STILL, "the bare client to end", self._process.wait(), lambda: seen)
+            raise Failed(
+                f"the bare client has ended: what it said is above. Waited for {what}; {seen or 'nothing'} was seen."
+            )
 
     @property
     def cpu_seconds(self) -> float:
         return cpu_seconds(self._process.pid)
 
 
-async def _serve(kubeconfig: Path, namespace: str, workers: int, bodies: Path) -> None:
+async def _serve(kubeconfig: Path, namespace: str, workers: int, life: Life) -> None:
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    todo: asyncio.Queue[list[str]] = asyncio.Queue()
-    templates: dict[str, str] = json.loads(bodies.read_text())
+    todo: asyncio.Queue[tuple[Phase, str, str]] = asyncio.Queue()
 
     async def worker(api: Api) -> None:
         while True:
             what, name, uid = await todo.get()
-            await _write(api, namespace, templates, what, name, uid)
+            await _write(api, life.of(what), namespace, name, uid)
             print(name, flush=True)
 
     async with connect(kubeconfig, workers) as api, asyncio.TaskGroup() as tasks:
         for _ in range(workers):
             tasks.create_task(worker(api))
         print("ready", flush=True)
-        while line := await reader.readline():
-            todo.put_nowait(line.decode().split())
+        while line := await reader.readline():  # as long as the parent lives: it ends this process, or the pipe does
+            phase, name, uid = line.decode().split()
+            todo.put_nowait(("start" if phase == "start" else "running", name, uid))
+        raise Failed("the benchmark has ended")
 
 
-async def _write(api: Api, namespace: str, templates: dict[str, str], what: str, name: str, uid: str) -> None:
-    def body(template: str, rayjob: str = "") -> bytes:
-        text = templates[template].replace("$NAMESPACE", namespace).replace("$JOB", name)
-        return text.replace("$UID", uid).replace("$RAYJOB", rayjob).encode()
-
-    core = f"/api/v1/namespaces/{namespace}"
-    if what == "start":
-        made = await api.post(rayjobs_path(namespace), body("rayjob"))
-        await api.apply(f"{core}/configmaps/{name}-1", body("configMap", made["metadata"]["uid"]))
-        await api.apply(f"{jobs_path(namespace)}/{name}/status", body("pending"))
-    else:
-        await api.apply(f"{jobs_path(namespace)}/{name}/status", body("running"))
-        await api.post(f"{core}/events", body("event"))
+async def _write(api: Api, writes: tuple[Write, ...], namespace: str, name: str, uid: str) -> None:
+    pairs = fillings(namespace, name, uid)
+    for write in writes:
+        body = filled(write.body, pairs).encode()
+        answer = await api.send(write.method, filled(write.path, pairs), body, write.kind, write.accept)
+        if write.resource == names.RAYJOBS:
+            pairs = (*pairs, (RAYJOB_UID, json.loads(answer)["metadata"]["uid"]))
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])))
+    with told("the bare client"):
+        asyncio.run(
+            _serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Life.from_json(Path(sys.argv[4]).read_text()))
+        )

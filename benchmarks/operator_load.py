@@ -1,7 +1,7 @@
 """What is done to the jobs of one namespace: users create them, and KubeRay's stand-in turns their RayJobs to Running.
 
-In: names. Out: requests. Of a RayJob that KubeRay leaves untouched for three minutes the operator says so, by a write. On a slow
-machine 10,000 jobs take longer than that, so the stand-in takes up (`Initializing`) each RayJob that would be so old.
+In: names. Out: requests. Of a RayJob that KubeRay leaves untouched for too long the operator says so, by a write. On a slow
+machine 10,000 jobs take longer than that, so the stand-in takes up (`Initializing`) each RayJob that is half as old.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
-from operator_clients import CLIENTS, METADATA, Api, Refused, create_job, rayjobs_path
+from benchmarks.operator_clients import CLIENTS, METADATA, Api, Refused, create_job, rayjobs_path
+from benchmarks.operator_recorder import RUNNING
+from benchmarks.operator_requests import ATTEMPT
+from benchmarks.waiting import STILL, within
+from finetune_operator import names
+from finetune_operator.pending import TAKEN_UP_WITHIN
 
 _PATCH = "application/merge-patch+json"
-_TAKE_UP_AFTER = 90.0
+_TAKE_UP_AFTER = TAKEN_UP_WITHIN / 2
 
 
 class Load:
@@ -39,8 +44,8 @@ class Load:
         """What KubeRay says when the driver has started. Returns the job's uid."""
         self._untouched.pop(name, None)
         if name in self._taking:
-            await self._taking[name].wait()
-        await self._say(name, jobDeploymentStatus="Running", jobStatus="RUNNING")
+            await within(STILL, f"the RayJob of {name} to be taken up", self._taking[name].wait())
+        await self._say(name, RUNNING)
         return self._uids[name]
 
     async def take_up(self) -> None:
@@ -53,29 +58,26 @@ class Load:
             del self._untouched[name]
             done = self._taking[name] = asyncio.Event()
             try:
-                await self._say(name, jobDeploymentStatus="Initializing")
+                await self._say(name, {"jobDeploymentStatus": "Initializing"})
                 self.taken_up += 1
             except Refused:  # there is no RayJob yet
                 self._untouched[name] = time.monotonic()
-            del self._taking[name]
-            done.set()
+            finally:
+                del self._taking[name]
+                done.set()
 
-    async def _say(self, name: str, **status: str) -> None:
-        path = f"{rayjobs_path(self._namespace)}/{name}-1/status"
+    async def _say(self, name: str, status: dict[str, str]) -> None:
+        path = f"{rayjobs_path(self._namespace)}/{names.child_name(name, ATTEMPT)}/status"
         await self._api.send("PATCH", path, json.dumps({"status": status}).encode(), _PATCH, METADATA)
         self.writes += 1
 
 
 @asynccontextmanager
 async def load_of(api: Api, namespace: str) -> AsyncIterator[Load]:
-    """With the stand-in at work until the block ends."""
+    """With the stand-in at work until the block ends: if it fails, the block does."""
     load = Load(api, namespace)
-    stand_in = [asyncio.create_task(load.take_up()) for _ in range(CLIENTS)]
-    try:
+    async with asyncio.TaskGroup() as tasks:
+        stand_in = [tasks.create_task(load.take_up()) for _ in range(CLIENTS)]
         yield load
-    finally:
         for task in stand_in:
             task.cancel()
-        for task in stand_in:
-            with suppress(asyncio.CancelledError):
-                await task

@@ -17,25 +17,44 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.operator_requests import Request
+from benchmarks.waiting import Failed, Seen, end_of, gave_up
+from finetune_operator import names
+
 Labels = tuple[tuple[str, str], ...]
 _SECONDS_PER_TICK = 1 / os.sysconf("SC_CLK_TCK")
-Request = tuple[str, str]
-"""Method and resource; an empty resource is any."""
+_END_SECONDS = 60.0
+_REQUESTS, _DEPTH, _RECONCILES = "finetune_api_requests_total", "finetune_queue_depth", "finetune_reconciles_total"
+_LATENCY = "finetune_reconcile_seconds_bucket"
 WRITES: tuple[Request, ...] = tuple((method, "") for method in ("POST", "PATCH", "PUT", "DELETE"))
 READS: tuple[Request, ...] = (("GET", ""),)
 
 
 @dataclass(frozen=True)
 class Scrape:
-    """`/metrics` at one moment, or the difference of two."""
+    """`/metrics` at one moment, or the difference of two. `metrics`: the names that the operator has, with samples or without."""
 
     samples: Mapping[tuple[str, Labels], float]
+    metrics: frozenset[str]
+
+    @classmethod
+    def of(cls, text: str) -> Scrape:
+        """As Prometheus is told."""
+        families = list(text_string_to_metric_families(text))
+        samples = [sample for family in families for sample in family.samples]
+        return cls(
+            {(each.name, tuple(sorted(each.labels.items()))): each.value for each in samples},
+            frozenset(family.name for family in families),
+        )
 
     def __sub__(self, earlier: Scrape) -> Scrape:
-        return Scrape({key: value - earlier.samples.get(key, 0.0) for key, value in self.samples.items()})
+        changed = {key: value - earlier.samples.get(key, 0.0) for key, value in self.samples.items()}
+        return Scrape(changed, self.metrics)
 
     def total(self, name: str, fits: Callable[[dict[str, str]], bool] = lambda _: True) -> float:
-        """The sum of all series of `name` whose labels fit."""
+        """The sum of all series of `name` whose labels fit. A metric that the operator does not have is an error, not 0."""
+        if name.removesuffix("_total") not in self.metrics:
+            raise Failed(f"the operator has no metric {name} any more: mend {Path(__file__).name}")
         return sum(value for (each, labels), value in self.samples.items() if each == name and fits(dict(labels)))
 
     def requests(self, wanted: Iterable[Request]) -> int:
@@ -47,7 +66,7 @@ class Scrape:
             request = labels["method"], labels["resource"]
             return labels["code"].startswith("2") and (request in either or (request[0], "") in either)
 
-        return int(self.total("finetune_api_requests_total", fits))
+        return int(self.total(_REQUESTS, fits))
 
     @property
     def refused(self) -> int:
@@ -56,19 +75,25 @@ class Scrape:
         def fits(labels: dict[str, str]) -> bool:
             return labels["code"] != "404" and not labels["code"].startswith("2")
 
-        return int(self.total("finetune_api_requests_total", fits))
+        return int(self.total(_REQUESTS, fits))
 
     @property
     def waiting(self) -> int:
         """Jobs that wait to be looked at."""
-        return int(self.total("finetune_queue_depth"))
+        return int(self.total(_DEPTH))
+
+    @property
+    def looks(self) -> int:
+        """Looks at a job."""
+        return int(self.total(_RECONCILES))
 
     def milliseconds(self, quantile: float) -> float | None:
         """Of the reconciles: between two bounds of the histogram as if they were spread evenly."""
-        name = "finetune_reconcile_seconds_bucket"
         buckets = sorted(
-            (float(dict(labels)["le"]), count) for (each, labels), count in self.samples.items() if each == name
+            (float(dict(labels)["le"]), count) for (each, labels), count in self.samples.items() if each == _LATENCY
         )
+        if not buckets:
+            raise Failed(f"the operator has no metric {_LATENCY} any more: mend {Path(__file__).name}")
         wanted, below, lower = quantile * buckets[-1][1], 0.0, 0.0
         for bound, count in buckets:
             if count >= wanted > 0 and count > below:
@@ -81,41 +106,45 @@ class Scrape:
 class OperatorProcess:
     """`python -m finetune_operator`, with what it prints in a log."""
 
-    def __init__(self, folder: Path, kubeconfig: Path, namespace: str, ports: Sequence[int]) -> None:
+    def __init__(self, kubeconfig: Path, platform: Path, namespace: str, ports: Sequence[int], log: Path) -> None:
         health, self._port = ports
+        self._log = log
         environment = {
             "KUBECONFIG": str(kubeconfig),
-            "FINETUNE_PLATFORM_FILE": str(folder / "platform.yaml"),
+            "FINETUNE_PLATFORM_FILE": str(platform),
             "FINETUNE_NAMESPACES": namespace,
             "FINETUNE_HEALTH_PORT": str(health),
             "FINETUNE_METRICS_PORT": str(self._port),
         }
-        with (folder.parent / "operator.log").open("ab") as log:
+        with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "finetune_operator"], env=os.environ | environment, stdout=log, stderr=log
+                [sys.executable, "-m", "finetune_operator"], env=os.environ | environment, stdout=output, stderr=output
             )
 
     def scrape(self) -> Scrape:
-        """Its metrics now."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=30) as answer:
-            text = answer.read().decode()
-        families = text_string_to_metric_families(text)
-        return Scrape(
-            {
-                (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-                for family in families
-                for sample in family.samples
-            }
-        )
-
-    def ready(self) -> bool:
-        """Whether it has looked at everything once: that ends with a list of jobs."""
-        if self._process.poll() is not None:
-            raise SystemExit("The operator has ended: see build/bench/operator.log.")
+        """Its metrics now. Raises Failed."""
         try:
-            return self.scrape().requests([("GET", "finetunejobs")]) > 0
-        except urllib.error.URLError:
-            return False
+            return self._fetch()
+        except OSError as error:
+            self._check()
+            raise Failed(f"the operator does not tell its metrics ({error}). {end_of(self._log)}") from error
+
+    def ready(self) -> Seen:
+        """Whether it has looked at everything once: that ends with a list of jobs. Raises Failed."""
+        self._check()
+        try:
+            listed = self._fetch().requests([("GET", names.PLURAL)])
+        except urllib.error.URLError as error:  # it does not listen yet
+            return Seen(False, f"no metrics: {error.reason}")
+        return Seen(listed > 0, f"{listed} lists of {names.PLURAL}")
+
+    def _fetch(self) -> Scrape:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=30) as answer:
+            return Scrape.of(answer.read().decode())
+
+    def _check(self) -> None:
+        if (code := self._process.poll()) is not None:
+            raise Failed(f"the operator has ended with {code}. {end_of(self._log)}")
 
     @property
     def cpu_seconds(self) -> float:
@@ -131,14 +160,16 @@ class OperatorProcess:
     def __enter__(self) -> OperatorProcess:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """SIGTERM, as a node sends it."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """SIGTERM, as a node sends it. One that does not end is an error, unless there is one already."""
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(60)
+            self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            if kind is None:
+                raise gave_up("the operator to end after SIGTERM", _END_SECONDS, end_of(self._log)) from None
 
 
 def cpu_seconds(pid: int) -> float:
