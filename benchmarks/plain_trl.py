@@ -31,6 +31,7 @@ class Settings:
     lora_rank: int
     lora_alpha: float
     padded_length: int
+    output: str
 
 
 def main(settings: Settings) -> None:
@@ -46,7 +47,7 @@ def main(settings: Settings) -> None:
     padded = settings.padded_length > 0
     rows = [line for text in texts for line in text.splitlines() if line.strip()] if padded else texts
     args = SFTConfig(
-        output_dir="build/bench/plain",
+        output_dir=settings.output,
         max_steps=settings.steps,
         per_device_train_batch_size=settings.micro_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,

@@ -1,14 +1,15 @@
 """How fast a run trains: ours, a plain TRL script with the same settings, and the padded classic recipe, in one go on
 one machine.
 
-In: the demo's model and texts (`make assets`). Out: a table, and `build/bench/training.json`. The three take turns,
-twice, so that a machine that slows down slows all of them; of each the median step counts, the first three of every
-turn left out. On a GPU (bf16) it also prints MFU.
+In: the demo's job, model and texts (`make assets`), or another job's. Out: a table, and `training.json` in the folder of
+the results. The three take turns, twice, so that a machine that slows down slows all of them; of each the median step
+counts, the first three of every turn left out. On a GPU (bf16) it also prints MFU.
 """
 
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import platform
@@ -22,15 +23,21 @@ from statistics import median
 from typing import Any
 
 import yaml
-from plain_trl import Settings
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.plain_trl import Settings
+from benchmarks.waiting import Failed, end_of, gave_up, told
+from finetune_training.attempt import METRICS, RESULT
+from finetune_training.progress import Step
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "bench"
 EXAMPLE = ROOT / "examples" / "shakespeare.yaml"
 WARM_UP = 3
 OURS, PLAIN, PADDED = "finetune run", "plain TRL", "padded recipe"
+_START_SECONDS, _STEP_SECONDS = 600, 60
+"""The most for a turn up to its first step, and for each step."""
 
 
 @dataclass(frozen=True)
@@ -46,50 +53,71 @@ class Turn:
         return [tokens / seconds for seconds, tokens in self.steps[WARM_UP:]]
 
 
+@dataclass(frozen=True)
+class Place:
+    """The job that is compared, and the folder for all that comes of it."""
+
+    job: dict[str, Any]
+    output: Path
+
+    @property
+    def run(self) -> Path:
+        """The folder of our run."""
+        return self.output / "runs" / str(self.job["metadata"]["name"])
+
+
 def main() -> None:
-    arguments = _arguments()
-    BUILD.mkdir(parents=True, exist_ok=True)
-    job = yaml.safe_load(EXAMPLE.read_text())
-    job["spec"]["training"]["maxSteps"] = arguments.steps
-    job["spec"]["evaluation"] = {"everySteps": 0, "baseline": False}
-    job["spec"]["output"] = []
-    job["spec"]["checkpoint"] = {"uri": str(BUILD / "runs"), "everySteps": 0}
-    job["metadata"]["name"] = "bench"
+    options = _arguments()
+    place = _place(options)
     turns: dict[str, list[Turn]] = {OURS: [], PLAIN: [], PADDED: []}
-    for number in range(arguments.turns):
+    for number in range(options.turns):
         for name, contestant in ((OURS, _ours), (PLAIN, _plain), (PADDED, _padded)):
-            print(f"turn {number + 1}/{arguments.turns}: {name}", file=sys.stderr, flush=True)
-            turns[name].append(contestant(job))
-    report = _report(job, turns)
-    (BUILD / "training.json").write_text(json.dumps(report, indent=2) + "\n")
+            print(f"turn {number + 1}/{options.turns}: {name}", file=sys.stderr, flush=True)
+            turns[name].append(contestant(place))
+    report = _report(place, turns)
+    (place.output / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     _show(report)
 
 
-def _ours(job: dict[str, Any]) -> Turn:
-    path = BUILD / "job.yaml"
-    path.write_text(yaml.safe_dump(job))
+def _place(options: argparse.Namespace) -> Place:
+    output: Path = options.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(output / "runs", ignore_errors=True)
+    (output / "log").unlink(missing_ok=True)
+    job = yaml.safe_load(options.job.read_text())
+    job["spec"]["training"]["maxSteps"] = options.steps
+    job["spec"]["evaluation"] = {"everySteps": 0, "baseline": False}
+    job["spec"]["output"] = []
+    job["spec"]["checkpoint"] = {"uri": str(output / "runs"), "everySteps": 0}
+    job["metadata"]["name"] = "bench"
+    return Place(job, output)
+
+
+def _ours(place: Place) -> Turn:
+    path = place.output / "job.yaml"
+    path.write_text(yaml.safe_dump(place.job))
     began = time.time()
-    _run(["finetune", "run", str(path), "--fresh"])
-    (metrics,) = (BUILD / "runs" / "bench" / "attempts").glob("*/metrics.jsonl")
+    _run(OURS, ["finetune", "run", str(path), "--fresh"], place)
+    (metrics,) = (place.run / "attempts").glob(f"*/{METRICS}")
     events = [json.loads(line) for line in metrics.read_text().splitlines()]
-    steps = [event for event in events if event["event"] == "Step"]
+    steps = [event for event in events if event["event"] == Step.__name__]
     first = steps[0]["time"] - steps[0]["seconds"] - began
     return Turn([(step["seconds"], step["tokens"]) for step in steps], first)
 
 
-def _plain(job: dict[str, Any]) -> Turn:
-    return _script(settings(job, padded_length=0))
+def _plain(place: Place) -> Turn:
+    return _script(PLAIN, place, padded_length=0)
 
 
-def _padded(job: dict[str, Any]) -> Turn:
-    """Each line padded to 512; fewer steps, because each is longer and holds little."""
-    return _script(settings(job, padded_length=512))
+def _padded(place: Place) -> Turn:
+    """Each line padded to 512."""
+    return _script(PADDED, place, padded_length=512)
 
 
-def settings(job: dict[str, Any], *, padded_length: int) -> Settings:
+def settings(place: Place, *, padded_length: int) -> Settings:
     """The job's numbers for the peers' script."""
-    spec, training = job["spec"], job["spec"]["training"]
-    texts = sorted(str(path) for path in ROOT.glob(spec["dataset"]["train"][0]["uri"]))
+    spec, training = place.job["spec"], place.job["spec"]["training"]
+    texts = sorted(glob.glob(str(ROOT / spec["dataset"]["train"][0]["uri"]), recursive=True))
     return Settings(
         model=str(ROOT / spec["model"]["uri"]),
         texts=texts,
@@ -101,25 +129,36 @@ def settings(job: dict[str, Any], *, padded_length: int) -> Settings:
         lora_rank=spec["method"]["lora"]["rank"],
         lora_alpha=spec["method"]["lora"]["alpha"],
         padded_length=padded_length,
+        output=str(place.output / "plain"),
     )
 
 
-def _script(its: Settings) -> Turn:
-    began = time.time()
-    output = _run([sys.executable, str(ROOT / "benchmarks" / "plain_trl.py"), json.dumps(asdict(its))])
-    found = json.loads(output.strip().splitlines()[-1])
+def _script(name: str, place: Place, *, padded_length: int) -> Turn:
+    its, began = settings(place, padded_length=padded_length), time.time()
+    script = [sys.executable, str(ROOT / "benchmarks" / "plain_trl.py"), json.dumps(asdict(its))]
+    found = json.loads(_run(name, script, place).strip().splitlines()[-1])
     return Turn([(seconds, tokens) for seconds, tokens in found["steps"]], found["first_step"] - began)
 
 
-def _run(command: list[str]) -> str:
-    """Its standard output; its noise goes to a log."""
-    with (BUILD / "log").open("a") as log:
-        return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, stderr=log, text=True).stdout
+def _run(name: str, command: list[str], place: Place) -> str:
+    """Its standard output; its noise goes to a log. Raises Failed."""
+    steps, log = place.job["spec"]["training"]["maxSteps"], place.output / "log"
+    limit = _START_SECONDS + _STEP_SECONDS * steps
+    with log.open("a") as noise:
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=noise, text=True, timeout=limit, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise gave_up(f"{steps} steps of {name}", limit, end_of(log)) from None
+    if done.returncode:
+        raise Failed(f"{name} has ended with {done.returncode}: {done.stdout[-2000:]} {end_of(log)}")
+    return done.stdout
 
 
-def _report(job: dict[str, Any], turns: dict[str, list[Turn]]) -> dict[str, Any]:
+def _report(place: Place, turns: dict[str, list[Turn]]) -> dict[str, Any]:
     rates = {name: median(rate for turn in its for rate in turn.rates) for name, its in turns.items()}
-    result = json.loads((BUILD / "runs" / "bench" / "result" / "metrics.json").read_text())
+    job, result = place.job, json.loads((place.run / RESULT).read_text())
     report = {
         "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine(), "gpu": _gpu()},
         "job": job["spec"],
@@ -170,13 +209,20 @@ def _show(report: dict[str, Any]) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=10, help="optimizer steps in a turn")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=_steps, default=10, help="optimizer steps in a turn")
     parser.add_argument("--turns", type=int, default=2)
-    arguments = parser.parse_args()
-    shutil.rmtree(BUILD / "runs", ignore_errors=True)
-    return arguments
+    parser.add_argument("--job", type=Path, default=EXAMPLE, help="job to compare (examples/shakespeare.yaml)")
+    parser.add_argument("--output", type=Path, default=BUILD, help="folder for results and logs (build/bench)")
+    return parser.parse_args()
+
+
+def _steps(text: str) -> int:
+    if (steps := int(text)) <= WARM_UP:
+        raise argparse.ArgumentTypeError(f"{text}: the first {WARM_UP} of each turn do not count, so there are more")
+    return steps
 
 
 if __name__ == "__main__":
-    main()
+    with told("bench-training"):
+        main()
