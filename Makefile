@@ -73,10 +73,10 @@ format: setup ## Format the code and fix what ruff can fix
 
 .PHONY: generate
 generate: setup ## Write what is made from the code: the pages of fields, the chart's CRD and its values' schema
-	@$(call written,docs/fields.md,finetune_training.fields)
-	@$(call written,docs/fields-cluster.md,finetune_operator.reference)
-	@$(call written,charts/finetune-operator/files/crd.yaml,finetune_operator.chart crd)
-	@$(call written,charts/finetune-operator/values.schema.json,finetune_operator.chart schema)
+	@$(call written,docs/fields.md,finetune_training.contract.fields)
+	@$(call written,docs/fields-cluster.md,finetune_operator.api.reference)
+	@$(call written,charts/finetune-operator/files/crd.yaml,finetune_operator.api.chart crd)
+	@$(call written,charts/finetune-operator/values.schema.json,finetune_operator.api.chart schema)
 
 .PHONY: lock
 lock: $(UV) ## Resolve the locked versions anew. ARGS=--upgrade takes the newest that the projects allow

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from benchmarks.checkpoint_blocked import seconds_of, writer
 from benchmarks.waiting import Failed, limited
-from finetune_training.manifest import CheckpointFile
-from finetune_training.storage import Store, open_store
-from finetune_training.upload import Uploader
-from finetune_training.verified import fetch
+from finetune_training.checkpoint.manifest import CheckpointFile
+from finetune_training.checkpoint.upload import Uploader
+from finetune_training.checkpoint.verified import fetch
+from finetune_training.store.storage import Store, open_store
 from tests.servers.s3 import S3Server
 
 _TURN_SECONDS = 300.0

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.waiting import gave_up, limited
-from finetune_training.checkpoint import Checkpointer, Origin
-from finetune_training.environment import set_up_ray
-from finetune_training.manifest import Facts, Reached
-from finetune_training.storage import open_store
-from finetune_training.world import TorchWorld
+from finetune_training.checkpoint.manifest import Facts, Reached
+from finetune_training.checkpoint.save import Checkpointer, Origin
+from finetune_training.checkpoint.world import TorchWorld
+from finetune_training.driver.environment import set_up_ray
+from finetune_training.store.storage import open_store
 from tests.servers.s3 import S3Server
 
 RANKS = 2

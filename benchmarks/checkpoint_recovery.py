@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 
 from benchmarks.waiting import Failed, end_of, gave_up
-from finetune_training.attempt import METRICS
-from finetune_training.progress import CheckpointSaved, Event, Restarted, Resumed, StageStarted, Step
+from finetune_training.driver.attempt import METRICS
+from finetune_training.events.progress import CheckpointSaved, Event, Restarted, Resumed, StageStarted, Step
 from tests.cli import command, environment, write_job, write_rows
 from tests.tiny import write_model
 

@@ -17,7 +17,7 @@ from benchmarks.operator_recorder import RUNNING
 from benchmarks.operator_requests import ATTEMPT
 from benchmarks.waiting import STILL, within
 from finetune_operator import names
-from finetune_operator.pending import TAKEN_UP_WITHIN
+from finetune_operator.decide.pending import TAKEN_UP_WITHIN
 
 _PATCH = "application/merge-patch+json"
 _TAKE_UP_AFTER = TAKEN_UP_WITHIN / 2

@@ -18,13 +18,13 @@ import aiohttp
 
 from benchmarks.operator_requests import RAYJOB_UID, Life, Write, template
 from finetune_operator import names
-from finetune_operator.cluster import Cluster
-from finetune_operator.execute import Executor
-from finetune_operator.reconcile import decide
+from finetune_operator.act.apiserver import Cluster
+from finetune_operator.act.execute import Executor
+from finetune_operator.decide.reconcile import decide
+from finetune_operator.observe.store import Store
+from finetune_operator.observe.views import view_job, view_rayjob
+from finetune_operator.observe.world import look
 from finetune_operator.settings import Settings, read_platform
-from finetune_operator.store import Store
-from finetune_operator.views import view_job, view_rayjob
-from finetune_operator.world import look
 
 Body = Mapping[str, Any]
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}

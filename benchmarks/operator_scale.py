@@ -23,7 +23,8 @@ from benchmarks.operator_recorder import life_of
 from benchmarks.operator_report import expectations, show
 from benchmarks.operator_turns import Place, floor_turn, operator_turn, restart_turn
 from benchmarks.waiting import gave_up, told
-from finetune_operator import crd, names
+from finetune_operator import names
+from finetune_operator.api import crd
 from tests.cluster import control_plane, programs
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import Layout

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetune_training.checkpoint import Checkpointer, Origin
-from finetune_training.lineage import inherit
-from finetune_training.manifest import Facts, Reached
-from finetune_training.progress import Event
-from finetune_training.restore import Restored, restore
-from finetune_training.result import Scores
-from finetune_training.storage import Store
-from finetune_training.turn import Turn
+from finetune_training.checkpoint.lineage import inherit
+from finetune_training.checkpoint.load import Restored, restore
+from finetune_training.checkpoint.manifest import Facts, Reached
+from finetune_training.checkpoint.save import Checkpointer, Origin
+from finetune_training.checkpoint.turn import Turn
+from finetune_training.events.progress import Event
+from finetune_training.events.result import Scores
+from finetune_training.store.storage import Store
 
 T = TypeVar("T")
 FACTS = Facts(

@@ -25,7 +25,7 @@ class Ended:
 
 
 def command(*arguments: str, before: str = "") -> list[str]:
-    return [sys.executable, "-c", f"{before}from finetune_training.cli import main; main()", *arguments]
+    return [sys.executable, "-c", f"{before}from finetune_training.cli.main import main; main()", *arguments]
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -43,7 +43,8 @@ def finetune(folder: Path, *arguments: str, **changes: str) -> Ended:
 def finetune_in_pod(folder: Path, account: Path, *arguments: str, **changes: str) -> Ended:
     """The same with the folder that Kubernetes mounts into a pod for its service account."""
     mounted = (
-        f"from finetune_training import apiserver as a; from pathlib import Path; a.ACCOUNT = Path({str(account)!r}); "
+        f"from finetune_training.status import apiserver as a; "
+        f"from pathlib import Path; a.ACCOUNT = Path({str(account)!r}); "
     )
     return _to_the_end(folder, command(*arguments, before=mounted), changes)
 

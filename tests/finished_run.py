@@ -10,11 +10,11 @@ import math
 import random
 from typing import Any
 
-from finetune_training.jobfile import parse_job
-from finetune_training.progress import CheckpointSaved, Evaluated, Event, Step, as_record
-from finetune_training.result import Artifact, ArtifactFile, Evaluations, RunResult, Sample, Scores
-from finetune_training.shards import Histogram, Statistics
-from finetune_training.spec import Job
+from finetune_training.contract.jobfile import parse_job
+from finetune_training.contract.spec import Job
+from finetune_training.data.shards import Histogram, Statistics
+from finetune_training.events.progress import CheckpointSaved, Evaluated, Event, Step, as_record
+from finetune_training.events.result import Artifact, ArtifactFile, Evaluations, RunResult, Sample, Scores
 
 JOB_YAML = """\
 apiVersion: finetune.dev/v1alpha1

@@ -31,8 +31,8 @@ class Kill:
 
 def set_up(kill: Kill, rank: int, folder: Path) -> None:
     """In a rank: count, and die when it is time."""
-    from finetune_training.objective import ExactSFTTrainer
-    from finetune_training.storage import Store
+    from finetune_training.store.storage import Store
+    from finetune_training.worker.objective import ExactSFTTrainer
 
     (folder / f"pid-{rank}").write_text(str(os.getpid()))
     lock, count = threading.Lock(), 0

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from finetune_training.failure import Failure, FinetuneError, classify
-from finetune_training.lineage import inherit
-from finetune_training.progress import Evaluated, Report, Step, Trained
-from finetune_training.shards import SCHEMA, DataManifest, Histogram, Statistics, write_shard
-from finetune_training.spec import Job
-from finetune_training.storage import Store
-from finetune_training.turn import Turn
+from finetune_training.checkpoint.lineage import inherit
+from finetune_training.checkpoint.turn import Turn
+from finetune_training.contract.failure import Failure, FinetuneError, classify
+from finetune_training.contract.spec import Job
+from finetune_training.data.shards import SCHEMA, DataManifest, Histogram, Statistics, write_shard
+from finetune_training.events.progress import Evaluated, Report, Step, Trained
+from finetune_training.store.storage import Store
 from tests.kills import Kill, record_rows, set_up
 from tests.zygote import run_forked
 
@@ -124,8 +124,8 @@ def main(folder: Path) -> None:
     """One rank."""
     from accelerate.state import AcceleratorState, PartialState
 
-    from finetune_training.objective import ExactSFTTrainer
-    from finetune_training.worker import Context, Task, train
+    from finetune_training.worker.objective import ExactSFTTrainer
+    from finetune_training.worker.worker import Context, Task, train
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     outcomes: list[Outcome] = []

@@ -64,7 +64,8 @@ def _serve() -> None:
     import torch  # noqa: F401
     import trl  # noqa: F401
 
-    from finetune_training import export, model, objective, steps, worker  # noqa: F401
+    from finetune_training.model import export, model  # noqa: F401
+    from finetune_training.worker import objective, steps, worker  # noqa: F401
     from tests import ranks  # noqa: F401
 
     for line in sys.stdin:

@@ -16,14 +16,14 @@ from collections.abc import Awaitable, Callable
 
 import kopf
 
-from finetune_operator import handlers
-from finetune_operator.cluster import Cluster, connect
-from finetune_operator.controller import Controller, NewKind
-from finetune_operator.leader import LeaseLost, lead
-from finetune_operator.metrics import Metrics
+from finetune_operator.act.apiserver import Cluster, connect
+from finetune_operator.loop import handlers
+from finetune_operator.loop.controller import Controller, NewKind
+from finetune_operator.loop.leader import LeaseLost, lead
+from finetune_operator.loop.metrics import Metrics
+from finetune_operator.loop.workqueue import WorkQueue
+from finetune_operator.observe.store import Store
 from finetune_operator.settings import InvalidSettings, Settings, read_settings
-from finetune_operator.store import Store
-from finetune_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from finetune_training.position import EMPTY, Plan
-from finetune_training.shards import DataManifest
-from finetune_training.steps import checksum
+from finetune_training.data.shards import DataManifest
+from finetune_training.worker.position import EMPTY, Plan
+from finetune_training.worker.steps import checksum
 from tests.e2e.faults.trial import Trial
 
 

@@ -28,7 +28,7 @@ print(subprocess.run(["finetune", "schema"], check=True, capture_output=True, te
 _OPERATOR = """
 import importlib.util, os
 assert os.getuid() != 0
-import finetune_operator, finetune_training.spec, finetune_training.jobfile, finetune_training.failure
+import finetune_operator, finetune_training.contract.spec, finetune_training.contract.jobfile, finetune_training.contract.failure
 assert not any(map(importlib.util.find_spec, ["torch", "ray", "transformers"]))
 print("{")
 """

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from finetune_operator import names
-from finetune_operator.crd import definition
-from finetune_training.cluster import ray_session
+from finetune_operator.api.crd import definition
+from finetune_training.driver.ray_cluster import ray_session
 from tests.cluster import control_plane
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import Layout

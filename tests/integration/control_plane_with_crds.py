@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetune_operator.crd import definition
+from finetune_operator.api.crd import definition
 from tests.cluster import control_plane
 from tests.cluster.kubectl import Kubectl, KubectlFailed
 from tests.cluster.layout import Layout

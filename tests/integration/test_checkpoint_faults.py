@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from finetune_training import storage
-from finetune_training.failure import FailureClass, FinetuneError
-from finetune_training.lineage import committed
+from finetune_training.checkpoint.lineage import committed
+from finetune_training.contract.failure import FailureClass, FinetuneError
+from finetune_training.store import storage
 from tests.checkpoints import Run, save, saved
 from tests.cli import finetune, read_until, write_job, write_rows
 from tests.integration.test_run import start

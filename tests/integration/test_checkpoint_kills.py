@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load
 
-from finetune_training.lineage import committed
-from finetune_training.spec import Job
-from finetune_training.storage import Store
-from finetune_training.turn import Turn
+from finetune_training.checkpoint.lineage import committed
+from finetune_training.checkpoint.turn import Turn
+from finetune_training.contract.spec import Job
+from finetune_training.store.storage import Store
 from tests.kills import Kill, events, recorded_rows
 from tests.ranks import Case, make_data, start_ranks
 from tests.tiny import write_model

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune_training import checkpoints as shelf
-from finetune_training.attempt import remember
-from finetune_training.checkpoint_export import export
-from finetune_training.progress import Evaluated, Resumed, Warned
-from finetune_training.spec import Job
-from finetune_training.storage import Store, open_store
+from finetune_training.checkpoint import shelf
+from finetune_training.checkpoint.extract import export
+from finetune_training.contract.spec import Job
+from finetune_training.driver.attempt import remember
+from finetune_training.events.progress import Evaluated, Resumed, Warned
+from finetune_training.store.storage import Store, open_store
 from tests.cli import Ended, finetune, write_job, write_rows
 from tests.ranks import Case, Outcome, make_data, run_ranks
 from tests.tiny import write_model

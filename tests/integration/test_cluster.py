@@ -6,7 +6,7 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group, placement_group_table
 
-from finetune_training.cluster import free_places
+from finetune_training.driver.ray_cluster import free_places
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 

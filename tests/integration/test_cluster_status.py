@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from finetune_operator import names
-from finetune_training import apiserver
-from finetune_training.apiserver import ApiServer, Unreachable
-from finetune_training.cluster_status import MANAGER, body, status_for, status_path, write_run
-from finetune_training.failure import Failure, FailureClass
-from finetune_training.jobfile import Identity
-from finetune_training.progress import CheckpointSaved, Prepared, Resumed, Stage, StageStarted
+from finetune_training.contract.failure import Failure, FailureClass
+from finetune_training.contract.jobfile import Identity
+from finetune_training.events.progress import CheckpointSaved, Prepared, Resumed, Stage, StageStarted
+from finetune_training.status import apiserver
+from finetune_training.status.apiserver import ApiServer, Unreachable
+from finetune_training.status.writer import MANAGER, body, status_for, status_path, write_run
 from tests.cli import finetune_in_pod
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import Layout

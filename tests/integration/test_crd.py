@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_operator.job import FineTuneJobSpec
-from finetune_operator.usage import KINDS, added
+from finetune_operator.api.job import FineTuneJobSpec
+from finetune_operator.decide.usage import KINDS, added
 from tests.cluster.kubectl import Kubectl, KubectlFailed
 from tests.cluster.layout import Layout
 from tests.integration.control_plane_with_crds import control_plane_with_crds, new_namespace

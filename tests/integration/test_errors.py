@@ -194,7 +194,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(model: Path, tmp_path: Path) -> N
         "training": {"maxSteps": 40},
     }
     job = write_job(tmp_path, model=model, data=write_rows(tmp_path / "rows.jsonl"), **changes)
-    run = [sys.executable, "-c", "from finetune_training.cli import main; main()", "run", str(job)]
+    run = [sys.executable, "-c", "from finetune_training.cli.main import main; main()", "run", str(job)]
     keep = f"{shlex.join(run)}; code=$?; ls {disk}/tiny/checkpoints/*/manifest.json; exit $code"
     script = f"mount -t tmpfs -o size=4m tmpfs {disk} && {{ {keep}; }}"
     ended = subprocess.run(

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune_training.failure import Failure, FailureClass, FinetuneError
-from finetune_training.fetch import FetchedModel, default_cache, fetch_model, fetch_tokenizer
-from finetune_training.modelfiles import Parts
-from finetune_training.spec import ModelSpec
-from finetune_training.storage import open_store
+from finetune_training.contract.failure import Failure, FailureClass, FinetuneError
+from finetune_training.contract.spec import ModelSpec
+from finetune_training.model.fetch import FetchedModel, default_cache, fetch_model, fetch_tokenizer
+from finetune_training.model.modelfiles import Parts
+from finetune_training.store.storage import open_store
 from tests.servers.hub import Hub
 from tests.servers.s3 import READER, S3Server, free_ports
 from tests.tiny import write_model
@@ -159,8 +159,8 @@ def test_new_weights_of_the_same_size_in_a_store_are_another_model(s3_prefix: st
 def test_processes_that_fetch_at_once_end_with_one_whole_model(s3_prefix: str, model: Path, cache: Path) -> None:
     upload(model, s3_prefix)
     script = (
-        "import json, sys; from pathlib import Path; from finetune_training.fetch import fetch_model;"
-        "from finetune_training.spec import ModelSpec;"
+        "import json, sys; from pathlib import Path; from finetune_training.model.fetch import fetch_model;"
+        "from finetune_training.contract.spec import ModelSpec;"
         "fetched = fetch_model(ModelSpec(uri=sys.argv[1]), cache=Path(sys.argv[2]));"
         "print(json.dumps([str(fetched.folder), sorted(path.name for path in fetched.folder.iterdir())]))"
     )

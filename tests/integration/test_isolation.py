@@ -11,9 +11,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from finetune_training.failure import FinetuneError
-from finetune_training.isolation import check_isolation
-from finetune_training.objective import Collator
+from finetune_training.contract.failure import FinetuneError
+from finetune_training.worker.isolation import check_isolation
+from finetune_training.worker.objective import Collator
 from tests.isolation import Alone, take_the_mask_away
 from tests.real import real_model
 

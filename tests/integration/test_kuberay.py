@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from finetune_operator import names
-from finetune_operator.plan import amount
-from finetune_operator.views import view_pod, view_rayjob
+from finetune_operator.decide.plan import amount
+from finetune_operator.observe.views import view_pod, view_rayjob
 from tests.cluster import processes
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import Layout

@@ -22,7 +22,7 @@ import yaml
 from torch.utils.cpp_extension import _get_build_directory
 
 from finetune_operator import names
-from finetune_training.storage import Store, open_store
+from finetune_training.store.storage import Store, open_store
 from tests.cli import environment, finetune_in_pod, write_job, write_rows
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import Layout

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from finetune_training.ladder import Memory, relieved
-from finetune_training.spec import Job
-from finetune_training.steps import checksum
+from finetune_training.contract.spec import Job
+from finetune_training.driver.ladder import Memory, relieved
+from finetune_training.worker.steps import checksum
 from tests.ranks import Case, Outcome, make_data, run_ranks
 from tests.tiny import write_model
 

@@ -12,12 +12,12 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from finetune_training.export import name_base, publish
-from finetune_training.failure import Failure, FailureClass, FinetuneError
-from finetune_training.generate import Sampling, load_language_model
-from finetune_training.predict import Batch, Target, predict_files, predict_one, target_of
-from finetune_training.spec import ModelSpec
-from finetune_training.storage import open_store
+from finetune_training.contract.failure import Failure, FailureClass, FinetuneError
+from finetune_training.contract.spec import ModelSpec
+from finetune_training.model.export import name_base, publish
+from finetune_training.predict.generate import Sampling, load_language_model
+from finetune_training.predict.predict import Batch, Target, predict_files, predict_one, target_of
+from finetune_training.store.storage import open_store
 from tests.servers.hub import Hub
 from tests.tiny import write_model
 

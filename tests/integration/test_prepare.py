@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from finetune_training import pipeline, prepare
-from finetune_training.documents import Context, summary_of
-from finetune_training.failure import FailureClass, FinetuneError
-from finetune_training.progress import Event, Stage, StageStarted, Warned
-from finetune_training.render import Options
-from finetune_training.shards import DataManifest, Shard, fetch_shards
-from finetune_training.sources import open_sources
-from finetune_training.spec import LossOn, RunSpec
-from finetune_training.storage import Store
-from finetune_training.tokenizer import load_tokenizer, portable
+from finetune_training.contract.failure import FailureClass, FinetuneError
+from finetune_training.contract.spec import LossOn, RunSpec
+from finetune_training.data import pipeline, prepare
+from finetune_training.data.documents import Context, summary_of
+from finetune_training.data.render import Options
+from finetune_training.data.shards import DataManifest, Shard, fetch_shards
+from finetune_training.data.sources import open_sources
+from finetune_training.events.progress import Event, Stage, StageStarted, Warned
+from finetune_training.model.tokenizer import load_tokenizer, portable
+from finetune_training.store.storage import Store
 from tests.tiny import write_tokenizer
 
 LINES = [

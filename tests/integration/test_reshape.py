@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune_training.progress import Step
-from finetune_training.spec import Job
+from finetune_training.contract.spec import Job
+from finetune_training.events.progress import Step
 from tests.integration.test_parity import TOLERANCE, job
 from tests.ranks import Case, Outcome, make_data, run_ranks
 from tests.tiny import write_model

@@ -18,8 +18,8 @@ import psutil
 import pytest
 import yaml
 
-from finetune_training.result import RunResult
-from finetune_training.storage import open_store
+from finetune_training.events.result import RunResult
+from finetune_training.store.storage import open_store
 from tests.cli import command, environment, finetune, read_until, write_job, write_rows
 from tests.faulty import short_of_memory, write_faulty_model
 from tests.tiny import write_model

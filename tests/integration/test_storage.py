@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_training.failure import Failure, FailureClass, FinetuneError
-from finetune_training.storage import Store, open_store
+from finetune_training.contract.failure import Failure, FailureClass, FinetuneError
+from finetune_training.store.storage import Store, open_store
 from tests.servers.s3 import OWNER, READER, Credentials, S3Proxy, S3Server, free_ports
 
 MIB = 2**20
@@ -218,8 +218,8 @@ def failure_on_tmpfs(options: str, folder: Path, call: str) -> dict[str, str]:
     """The failure of `call` with `store` on a small file system that only a new process sees."""
     script = f"""
 from pathlib import Path
-from finetune_training.failure import classify
-from finetune_training.storage import open_store
+from finetune_training.contract.failure import classify
+from finetune_training.store.storage import open_store
 store = open_store({str(folder)!r})
 try:
     {call}
@@ -292,7 +292,7 @@ def test_a_store_that_is_away_for_some_seconds_is_waited_for(proxied_prefix: str
 def test_a_quick_store_gives_up_before_an_ordinary_one(
     proxied_prefix: str, s3_proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("finetune_training.storage._QUICK", timedelta(seconds=2))
+    monkeypatch.setattr("finetune_training.store.storage._QUICK", timedelta(seconds=2))
     s3_proxy.fail(reset=True)
     failure = failure_of(lambda store: store.put("log", b"content"), open_store(proxied_prefix).quick)
     assert (failure.cls, failure.reason) == (FailureClass.INFRASTRUCTURE, "StoreUnavailable")

@@ -21,10 +21,10 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 LONGEST = {"spec.py": 350}
 # Each generated document and the command (of `make generate`) that prints it.
 GENERATED = {
-    "docs/fields.md": ("-m", "finetune_training.fields"),
-    "docs/fields-cluster.md": ("-m", "finetune_operator.reference"),
-    "charts/finetune-operator/values.schema.json": ("-m", "finetune_operator.chart", "schema"),
-    "charts/finetune-operator/files/crd.yaml": ("-m", "finetune_operator.chart", "crd"),
+    "docs/fields.md": ("-m", "finetune_training.contract.fields"),
+    "docs/fields-cluster.md": ("-m", "finetune_operator.api.reference"),
+    "charts/finetune-operator/values.schema.json": ("-m", "finetune_operator.api.chart", "schema"),
+    "charts/finetune-operator/files/crd.yaml": ("-m", "finetune_operator.api.chart", "crd"),
 }
 
 
@@ -127,7 +127,7 @@ def test_every_module_says_why_it_exists(project: str) -> None:
 def test_the_contract_with_the_operator_needs_only_pydantic_and_yaml() -> None:
     script = (
         "import sys; before = set(sys.modules)\n"
-        "import finetune_training.spec, finetune_training.failure, finetune_training.jobfile\n"
+        "import finetune_training.contract.spec, finetune_training.contract.failure, finetune_training.contract.jobfile\n"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from finetune_operator import crd
-from finetune_operator.chart import Values
+from finetune_operator.api import crd
+from finetune_operator.api.chart import Values
 from finetune_operator.settings import Platform, Settings, read_settings
 from tests import chart_values
 from tests.cluster.helm import CHART, Helm, HelmFailed

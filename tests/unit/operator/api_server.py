@@ -11,11 +11,20 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_operator import names
-from finetune_operator.effects import Announce, ConfirmGone, DeleteRayJob, Effect, ForgetPod, LogOf, SetStatus, Start
-from finetune_operator.rayjob import render_rayjob
-from finetune_operator.reconcile import decide
+from finetune_operator.act.rayjob import render_rayjob
+from finetune_operator.decide.effects import (
+    Announce,
+    ConfirmGone,
+    DeleteRayJob,
+    Effect,
+    ForgetPod,
+    LogOf,
+    SetStatus,
+    Start,
+)
+from finetune_operator.decide.reconcile import decide
+from finetune_operator.observe.world import Status, World
 from finetune_operator.settings import Platform
-from finetune_operator.world import Status, World
 from tests.unit.operator import worlds
 from tests.unit.operator.worlds import NOW, PLATFORM, Object
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune_operator.plan import Plan, plan
+from finetune_operator.decide.plan import Plan, plan
+from finetune_operator.observe.views import view_job
 from finetune_operator.settings import Platform
-from finetune_operator.views import view_job
 from tests.unit.operator.worlds import PLATFORM, job
 
 GOLDEN = Path(__file__).parent / "golden"

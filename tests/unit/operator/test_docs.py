@@ -10,9 +10,9 @@ import pytest
 import yaml
 from lupa.lua51 import LuaRuntime
 
-from finetune_operator.metrics import Metrics
-from finetune_operator.store import Store
-from finetune_operator.workqueue import WorkQueue
+from finetune_operator.loop.metrics import Metrics
+from finetune_operator.loop.workqueue import WorkQueue
+from finetune_operator.observe.store import Store
 from tests.cluster.layout import ROOT
 
 _DOCS = ROOT / "docs"
@@ -24,7 +24,7 @@ _REASON_OF = {"Waits": 1, "Fact": 1, "Failure": 1, "Refused": 0, "failed": 1, "C
 def _reasons() -> set[str]:
     """Every reason that the code gives as a literal."""
     found = set()
-    for path in _CODE.glob("*.py"):
+    for path in _CODE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _REASON_OF:
                 reason = node.args[_REASON_OF[node.func.id]] if len(node.args) > _REASON_OF[node.func.id] else None

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_operator import names
-from finetune_operator.job import FineTuneJobSpec
+from finetune_operator.api.job import FineTuneJobSpec
+from finetune_operator.decide.picture import Fact, Picture, render_status
+from finetune_operator.observe.views import view_job, view_pod, view_rayjob
+from finetune_operator.observe.world import Status, World
 from finetune_operator.settings import Platform
-from finetune_operator.status import Fact, Picture, render_status
-from finetune_operator.views import view_job, view_pod, view_rayjob
-from finetune_operator.world import Status, World
 
 Object = dict[str, Any]
 

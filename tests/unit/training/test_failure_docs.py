@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_training.failure import EXIT_CODES, FailureClass
+from finetune_training.contract.failure import EXIT_CODES, FailureClass
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "training" / "finetune_training"
@@ -58,7 +58,7 @@ def reasons_on(page: str) -> list[Reason]:
 
 
 def test_every_reason_in_the_code_is_explained_and_no_other() -> None:
-    raised = {reason for path in PACKAGE.glob("*.py") for reason in reasons_in(path.read_text(encoding="utf-8"))}
+    raised = {reason for path in PACKAGE.rglob("*.py") for reason in reasons_in(path.read_text(encoding="utf-8"))}
     explained = reasons_on(PAGE)
     assert len(raised) > 50
     assert {"missing": raised - set(explained), "gone": set(explained) - raised} == {"missing": set(), "gone": set()}

@@ -1,0 +1,1 @@
+"""Effects become requests, and nothing else does."""

@@ -1,0 +1,1 @@
+"""What a FineTuneJob is, and all that is generated from it."""

@@ -1,0 +1,1 @@
+"""Pure: the world in, a decision out."""

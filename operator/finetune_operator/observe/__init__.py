@@ -1,0 +1,1 @@
+"""What there is, newest first, as values."""

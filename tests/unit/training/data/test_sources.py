@@ -1,0 +1,96 @@
+"""What is found out about the sources before anything heavy starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_training.contract.failure import FailureClass, FinetuneError
+from finetune_training.contract.spec import DatasetSpec, Format, RowKind, SampleBy
+from finetune_training.data.rows import PromptCompletion, Shape, Text
+from finetune_training.data.sources import open_sources
+
+
+def _dataset(*train: dict[str, Any], **fields: Any) -> DatasetSpec:
+    return DatasetSpec.model_validate({"train": list(train), **fields})
+
+
+def _write(path: Path, *rows: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_every_source_has_its_own_format_shape_and_sampling(tmp_path: Path) -> None:
+    pairs = _write(tmp_path / "pairs.jsonl", {"prompt": "q", "completion": "a"})
+    (tmp_path / "text.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "held").write_text("{}\nfour\n")
+    dataset = _dataset(
+        {"uri": pairs},
+        {"uri": f"{tmp_path}/*.txt", "sampleBy": "Paragraph"},
+        validation={"uri": f"{tmp_path}/held", "format": "Text"},
+    )
+    first, second, third = open_sources(dataset)
+    assert (first.format, first.shape) == (
+        Format.JSONL,
+        Shape(RowKind.PROMPT_COMPLETION, ("prompt", "completion")),
+    )
+    assert (second.format, second.sample_by, second.shape) == (
+        Format.TEXT,
+        SampleBy.PARAGRAPH,
+        Shape(RowKind.TEXT, ("text",)),
+    )
+    assert [source.held_out for source in (first, second, third)] == [False, False, True]
+    assert [first.convert(*row) for row in first.rows()] == [PromptCompletion("q", "a", f"{pairs}:1")]
+    assert [second.convert(*row) for row in second.rows()] == [
+        Text("one", f"{tmp_path}/text.txt:1"),
+        Text("two", f"{tmp_path}/text.txt:3"),
+    ]
+
+
+def test_the_first_file_that_has_a_row_tells_the_shape(tmp_path: Path) -> None:
+    _write(tmp_path / "a.jsonl")
+    _write(tmp_path / "b.jsonl", {"q": "1", "a": "2"})
+    found = open_sources(
+        _dataset({"uri": f"{tmp_path}/*.jsonl"}, columns={"prompt": "q", "completion": "a"}),
+    )
+    assert [(source.file.key[-7:], source.shape.columns) for source in found] == [
+        ("a.jsonl", ("q", "a")),
+        ("b.jsonl", ("q", "a")),
+    ]
+
+
+@pytest.mark.parametrize("name", ["empty.jsonl", "*.jsonl"])
+def test_a_source_without_a_row_is_a_data_error(tmp_path: Path, name: str) -> None:
+    _write(tmp_path / "empty.jsonl")
+    (tmp_path / "blank.jsonl").write_text("\n\n")
+    with pytest.raises(FinetuneError) as caught:
+        open_sources(_dataset({"uri": f"{tmp_path}/{name}"}))
+    failure = caught.value.failure
+    assert (failure.cls, failure.reason) == (FailureClass.DATA, "NoRows")
+    assert failure.message.startswith("spec.dataset.train[0]: ")
+
+
+def test_errors_name_the_field_of_the_source(tmp_path: Path) -> None:
+    good = {"uri": _write(tmp_path / "good.jsonl", {"text": "t"})}
+    with pytest.raises(FinetuneError, match=r"spec\.dataset\.train\[1\]\.uri: no file matches"):
+        open_sources(_dataset(good, {"uri": f"{tmp_path}/no.jsonl"}))
+    with pytest.raises(FinetuneError, match=r"spec\.dataset\.validation\.uri: no file matches"):
+        open_sources(_dataset(good, validation={"uri": f"{tmp_path}/no.jsonl"}))
+
+
+def test_an_ending_that_nobody_knows_is_the_users_to_explain(tmp_path: Path) -> None:
+    with pytest.raises(FinetuneError) as caught:
+        open_sources(_dataset({"uri": _write(tmp_path / "data.bin", {"text": "t"})}))
+    assert (caught.value.failure.cls, caught.value.failure.reason) == (FailureClass.USER, "FormatUnknown")
+    assert "spec.dataset.train[0].format" in caught.value.failure.remedy
+
+
+def test_columns_that_nobody_knows_are_said_with_the_first_rows_place(tmp_path: Path) -> None:
+    path = _write(tmp_path / "data.jsonl", {"question": "q", "answer": "a"})
+    with pytest.raises(FinetuneError) as caught:
+        open_sources(_dataset({"uri": path}))
+    assert caught.value.failure.message.startswith(f"{path}:1: ")
+    assert "'question', 'answer'" in caught.value.failure.message

@@ -1,0 +1,87 @@
+"""One rule decides what a model folder is, for hubs, stores and local folders alike."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_training.contract.failure import FailureClass, FinetuneError
+from finetune_training.model.modelfiles import Parts, choose_files
+
+SMALL = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+BIN_SHARDS = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+
+
+def choose(names: list[str], *, parts: Parts = Parts.MODEL, remote_code: bool = False) -> list[str]:
+    return choose_files(names, uri="hf://someone/model", parts=parts, remote_code=remote_code)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        (["model.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
+        (["model.safetensors", "consolidated.safetensors", "model.fp16.safetensors"], ["model.safetensors"]),
+        (
+            [*SHARDS, "model.safetensors.index.json", *BIN_SHARDS, "pytorch_model.bin.index.json"],
+            [*SHARDS, "model.safetensors.index.json"],
+        ),
+        ([*BIN_SHARDS, "pytorch_model.bin.index.json"], [*BIN_SHARDS, "pytorch_model.bin.index.json"]),
+        (["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack"], ["pytorch_model.bin"]),
+    ],
+)
+def test_weights_come_in_one_format_only(weights: list[str], expected: list[str]) -> None:
+    assert choose([*SMALL, *weights]) == sorted([*SMALL, *expected])
+
+
+def test_pictures_other_formats_and_folders_stay_where_they_are() -> None:
+    others = ["README.md", "loss.png", ".gitattributes", "onnx/model.onnx", "original/params.json", "model.Q4.gguf"]
+    assert choose([*SMALL, "model.safetensors", *others]) == sorted([*SMALL, "model.safetensors"])
+
+
+def test_code_comes_along_only_when_it_is_trusted() -> None:
+    names = [*SMALL, "model.safetensors", "modeling_new.py", "tools/convert.py"]
+    assert "modeling_new.py" not in choose(names)
+    assert "modeling_new.py" in choose(names, remote_code=True)
+    assert "tools/convert.py" not in choose(names, remote_code=True)
+
+
+def test_a_tokenizer_needs_no_weights() -> None:
+    assert choose([*SMALL, "model.safetensors"], parts=Parts.TOKENIZER) == sorted(SMALL)
+
+
+@pytest.mark.parametrize(
+    "tokenizer", [["vocab.json", "merges.txt"], ["tokenizer.model"], ["vocab.txt"], ["q.tiktoken"]]
+)
+def test_every_kind_of_tokenizer_is_one(tokenizer: list[str]) -> None:
+    assert set(tokenizer) <= set(choose(["config.json", "model.safetensors", *tokenizer]))
+
+
+def test_an_adapter_is_a_model_only_where_its_base_is_known() -> None:
+    names = ["adapter_config.json", "adapter_model.safetensors", "README.md"]
+    assert choose(names, parts=Parts.TOKENIZER_OR_ADAPTER) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert choose([*SMALL, "model.safetensors"], parts=Parts.TOKENIZER_OR_ADAPTER) == sorted(SMALL)
+    assert refused(names) == ("ModelIsAdapter", "hf://someone/model is a LoRA adapter")
+
+
+@pytest.mark.parametrize(
+    ("names", "reason", "says"),
+    [
+        (["README.md"], "ModelWithoutConfig", "it has no config.json"),
+        (["config.json", "model.safetensors"], "ModelWithoutTokenizer", "has no tokenizer"),
+        ([*SMALL, "model.Q4_1.gguf"], "ModelWithoutWeights", "no weights that transformers loads"),
+        (SMALL, "ModelWithoutWeights", "no weights that transformers loads"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused_by_name(names: list[str], reason: str, says: str) -> None:
+    found, message = refused(names, whole=True)
+    assert found == reason
+    assert says in message
+
+
+def refused(names: list[str], *, whole: bool = False) -> tuple[str, str]:
+    with pytest.raises(FinetuneError) as caught:
+        choose(names)
+    failure = caught.value.failure
+    assert failure.cls is FailureClass.USER
+    assert failure.remedy
+    return failure.reason, failure.message if whole else failure.message.partition(",")[0]

@@ -1,0 +1,175 @@
+"""When `status.run` is written, and what its writer does about refusals. The API server here is a list of answers: a real
+one is in tests/integration."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_operator import names
+from finetune_training.contract.failure import Failure, FailureClass
+from finetune_training.contract.jobfile import Identity
+from finetune_training.events.progress import Stage, StageStarted
+from finetune_training.status import writer
+from finetune_training.status.apiserver import Answer, Unreachable
+from finetune_training.status.writer import ClusterStatus, Pace, Status, body, status_for, status_path
+from tests.finished_run import step
+
+RARE = Pace(between=3600, pause=0.001, longest_pause=0.01, end=20)
+FAILURE = Failure(FailureClass.INFRASTRUCTURE, "WorkerLost", "Rank 1 is gone.", "Run it again.", rank=1)
+
+
+class Answers:
+    """Answers each write as it is told, then always with 200. `written`: what came, refused or not."""
+
+    def __init__(self, *answers: Answer | Exception, before: Callable[[], None] = lambda: None) -> None:
+        self.written: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._answers, self._before = list(answers), before
+
+    def __call__(self, run: dict[str, Any]) -> Answer:
+        self._before()
+        self.written.put(run)
+        answer = self._answers.pop(0) if self._answers else Answer(200)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def next(self) -> dict[str, Any]:
+        return self.written.get(timeout=20)
+
+    def rest(self) -> list[dict[str, Any]]:
+        return [self.written.get() for _ in range(self.written.qsize())]
+
+
+def test_it_is_written_at_once_when_the_stage_changes_and_not_at_each_step() -> None:
+    server = Answers()
+    with ClusterStatus(1, server, RARE) as status:
+        assert server.next()["stage"] == "Preparing"
+        for number in range(1, 50):
+            status.show(step(number))
+        status.show(StageStarted(Stage.TRAINING))
+        assert (found := server.next())["stage"] == "Training"
+        assert found["step"] == 49
+        status.show(step(50))
+        assert server.rest() == []
+    assert [run["step"] for run in server.rest()] == [50]
+
+
+def test_steps_are_written_after_a_while() -> None:
+    server = Answers()
+    with ClusterStatus(1, server, Pace(between=0.01)) as status:
+        server.next()
+        status.show(step(1))
+        assert server.next()["step"] == 1
+        status.show(step(2))
+        assert server.next()["step"] == 2
+
+
+def test_a_server_that_hangs_does_not_delay_the_training() -> None:
+    hold: queue.Queue[None] = queue.Queue()
+    server = Answers(before=lambda: hold.get(timeout=20))
+    status = ClusterStatus(1, server, RARE)
+    started = time.monotonic()
+    for number in range(1, 1000):
+        status.show(step(number))
+    assert time.monotonic() - started < 2
+    for _ in range(2):
+        hold.put(None)
+    status.close()
+    assert [run.get("step") for run in server.rest()] == [None, 999] or server.written.empty()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Answer(409, "Operation cannot be fulfilled: please try again"),
+        Answer(429),
+        Answer(503),
+        Answer(401),
+        Answer(403, "RBAC: not yet loaded"),
+        Unreachable("reset"),
+    ],
+)
+def test_trouble_that_may_pass_is_tried_again_with_the_newest_state(
+    trouble: Answer | Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Answers(trouble, trouble)
+    with ClusterStatus(1, server, RARE) as status:
+        status.end(FAILURE)
+    assert server.rest()[-1]["failure"]["reason"] == "WorkerLost"
+    assert len(caplog.records) <= 2
+    assert "cannot be written now" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Answer(404, "not found"), "is gone"),
+        (Answer(422, "status.run.step: Invalid value"), "refuses it (HTTP 422: status.run.step"),
+    ],
+)
+def test_a_refusal_is_said_once_and_ends_it(answer: Answer, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    server = Answers(answer)
+    with ClusterStatus(1, server, RARE) as status:
+        server.next()
+        status.show(StageStarted(Stage.TRAINING))
+        status.end(FAILURE)
+    assert server.rest() == []
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert said in caplog.text
+
+
+def test_the_first_end_counts_and_nothing_comes_after_it() -> None:
+    server = Answers()
+    with ClusterStatus(1, server, RARE) as status:
+        status.end(FAILURE)
+        status.end(Failure(FailureClass.UNKNOWN, "Unknown", "Exit"))
+        status.show(StageStarted(Stage.TRAINING))
+    assert server.rest()[-1]["failure"]["reason"] == "WorkerLost"
+
+
+def test_the_end_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    server = Answers(*[Unreachable("gone")] * 10_000)
+    started = time.monotonic()
+    with ClusterStatus(1, server, Pace(pause=0.01, longest_pause=0.01, end=0.2)) as status:
+        status.end(FAILURE)
+    assert time.monotonic() - started < 5
+    assert "could not be written to status.run within 0.2 s" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "job", "warned"),
+    [
+        ({}, "metadata: {name: a, uid: u}", False),
+        ({"FINETUNE_STATUS": "true", "FINETUNE_ATTEMPT": "1"}, "metadata: {name: a}", True),
+        ({"FINETUNE_STATUS": "true"}, "metadata: {name: a, uid: u}", True),
+        ({"FINETUNE_STATUS": "true", "FINETUNE_ATTEMPT": "1"}, "metadata: [", True),
+    ],
+)
+def test_it_is_for_clusters_only(
+    environment: dict[str, str], job: str, warned: bool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    for name in ("FINETUNE_STATUS", "FINETUNE_ATTEMPT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"KUBERNETES_SERVICE_HOST": "192.0.2.1", **environment}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "job.yaml").write_text(job)
+    with status_for(tmp_path / "job.yaml") as status:
+        assert type(status) is Status
+    assert bool(caplog.records) == warned
+
+
+def test_the_names_are_the_operators() -> None:
+    assert (writer.MANAGER, writer.PLURAL) == (names.DRIVER_MANAGER, names.PLURAL)
+    identity = Identity("team", "plays", "1-2")
+    assert status_path(identity) == "/apis/finetune.dev/v1alpha1/namespaces/team/finetunejobs/plays/status"
+    applied = body(identity, {"attempt": 1}, version="7")
+    assert (applied["apiVersion"], applied["kind"]) == (names.API_VERSION, names.KIND)
+    assert applied["metadata"] == {"name": "plays", "namespace": "team", "resourceVersion": "7"}

@@ -1,0 +1,118 @@
+"""A checkpoint → a model, as the run itself would have published it at that step.
+
+In: a checkpoint of a run, and the base model that the run's spec names. Out: an adapter, or a whole model that plain
+transformers loads, in a folder or a store. One process on the CPU, without ranks and without Ray; every byte that is read
+of the checkpoint is verified before.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from finetune_training.checkpoint.manifest import FOLDER, CheckpointManifest
+from finetune_training.checkpoint.shelf import Checkpoint
+from finetune_training.checkpoint.verified import fetch, place_of_files
+from finetune_training.contract.failure import data_error, user_error
+from finetune_training.contract.spec import ArtifactFormat, MethodType, ModelSpec, RunSpec
+from finetune_training.driver.attempt import asked, place, resolved
+from finetune_training.events.result import Artifact
+from finetune_training.model.fetch import default_cache, fetch_model
+from finetune_training.model.modelfiles import Parts
+from finetune_training.store.storage import Store, open_store
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed reads it when it is imported
+
+
+def export(store: Store, checkpoint: Checkpoint, out: str, *, merged: bool, staging: Path) -> Artifact:
+    """Write the model to `out`. Raises a Data error for a damaged checkpoint, a User error where it cannot go to `out` or
+    the base model is another one."""
+    spec = _spec(store)
+    target = open_store(out)
+    _check_target(target, store, spec.model)
+    outline = spec.method.type is MethodType.LORA and not merged
+    base = fetch_model(spec.model, cache=default_cache(), parts=Parts.TOKENIZER if outline else Parts.MODEL).folder
+    manifest, folder = _verified(store, checkpoint, staging / "checkpoint")
+    from finetune_training.checkpoint.weights import read_weights
+    from finetune_training.model.export import describe_artifact, merge_adapter, publish
+
+    weights, kind = read_weights(folder, manifest), ArtifactFormat.MERGED
+    if spec.method.type is MethodType.FULL:
+        model = _write_model(spec, base, weights, checkpoint.name, staging / "model")
+    else:
+        model, kind = _write_adapter(spec, base, weights, checkpoint.name, staging / "adapter"), ArtifactFormat.ADAPTER
+        if merged:
+            adapter, model, kind = model, staging / "model", ArtifactFormat.MERGED
+            merge_adapter(base, adapter, model, trust_remote_code=spec.model.trust_remote_code)
+    publish(model, target)
+    return describe_artifact(model, uri=target.uri, format=kind.value)
+
+
+def _spec(store: Store) -> RunSpec:
+    """What was trained, with the revision that the run has found."""
+    spec = asked(store)
+    if spec is None:
+        raise user_error(
+            "RunNotFound",
+            f"{store.uri} has no spec.json, which names the base model.",
+            "Name the run's own folder: a checkpoint alone is not enough.",
+        )
+    found = resolved(store)
+    if found and spec.model.uri.startswith("hf://"):
+        spec = spec.model_copy(update={"model": spec.model.model_copy(update={"revision": found.model_revision})})
+    return spec
+
+
+def _check_target(target: Store, run: Store, model: ModelSpec) -> None:
+    """What is exported replaces what lies there."""
+    out, own = place(target.uri), place(run.uri)
+    if out == place(model.uri) or out == own or out.startswith(f"{own}/"):
+        raise user_error(
+            "OutputOverwrites",
+            f"{target.uri} is the base model's folder, or the run's own.",
+            "Give the model a folder of its own.",
+        )
+
+
+def _verified(store: Store, checkpoint: Checkpoint, cache: Path) -> tuple[CheckpointManifest, Path]:
+    """The files with the weights, on this machine."""
+    from finetune_training.checkpoint.weights import weight_files
+
+    manifest, prefix = checkpoint.manifest, f"{FOLDER}/{checkpoint.name}"
+    folder = place_of_files(store, prefix, cache)
+    problem = manifest if isinstance(manifest, str) else fetch(store, prefix, weight_files(manifest), folder)
+    if isinstance(manifest, str) or problem:
+        raise data_error(
+            "CheckpointDamaged",
+            f"{checkpoint.name}: {problem}",
+            "Export another one: finetune checkpoints list --verify.",
+        )
+    return manifest, folder
+
+
+def _write_model(spec: RunSpec, base: Path, weights: dict[str, Any], name: str, out: Path) -> Path:
+    from finetune_training.checkpoint.weights import load_into
+    from finetune_training.model.model import load_model, load_tokenizer
+
+    model = load_model(base, spec)
+    load_into(model, weights, name=name)
+    model.config.use_cache = True  # off for training only
+    model.save_pretrained(out)
+    load_tokenizer(base, spec).save_pretrained(out)
+    return out
+
+
+def _write_adapter(spec: RunSpec, base: Path, weights: dict[str, Any], name: str, out: Path) -> Path:
+    """Needs the base model's shape, not its weights."""
+    from finetune_training.checkpoint.weights import trained_only
+    from finetune_training.model.export import name_base
+    from finetune_training.model.model import DTYPES, empty_adapter, load_tokenizer
+
+    model, dtype = empty_adapter(base, spec), DTYPES[spec.training.precision]
+    trained = {each: tensor.to(dtype) for each, tensor in trained_only(model, weights, name=name).items()}
+    model.save_pretrained(out, state_dict=trained, save_embedding_layers=False)
+    load_tokenizer(base, spec).save_pretrained(out)
+    (out / "README.md").unlink(missing_ok=True)
+    name_base(out, spec.model, revision=spec.model.revision)
+    return out

@@ -1,0 +1,1 @@
+"""The command `finetune`: arguments in, exit codes out."""

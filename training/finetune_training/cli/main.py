@@ -1,0 +1,187 @@
+"""`finetune`: the command line.
+
+In: arguments. Out: exit code 0, or the code of the failure's class (failure.EXIT_CODES), and one clear message. All
+that is not meant for the user, of this process and of the libraries below it, goes to `attempts/<n>/driver.log`.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console, RenderableType
+
+from finetune_training.cli import checkpoint_commands
+from finetune_training.cli.guarded import console_on, guarded
+from finetune_training.cli.validate import plan_text
+from finetune_training.contract.failure import FinetuneError, classify, user_error
+from finetune_training.contract.jobfile import json_schema, read_job
+from finetune_training.driver import attempt as attempts
+from finetune_training.driver.attempt import Attempt, Request
+from finetune_training.driver.environment import quiet, set_up_ray
+from finetune_training.driver.signals import end_at_sigterm
+from finetune_training.events.result import RunResult
+from finetune_training.show.display import progress_on
+from finetune_training.show.terminal import show_failure, summary
+from finetune_training.status.writer import Status, status_for
+from finetune_training.store.storage import open_store
+
+app = typer.Typer(
+    name="finetune",
+    help="Fine-tune a language model from one file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(checkpoint_commands.app, name="checkpoints")
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="A FineTuneJob file (YAML).")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Ranks. Default: one for each GPU here, or one.")]
+
+
+@app.command()
+def run(
+    job_file: JobFile,
+    workers: Workers = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget this run's attempts and checkpoints first.")] = False,
+) -> None:
+    """Train, evaluate and export. Run it again to go on after an interruption."""
+    guarded(lambda: _run(job_file, workers, fresh=fresh))
+
+
+@app.command()
+def validate(
+    job_file: JobFile,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Ranks. Default: as spec.resources says.")
+    ] = None,
+) -> None:
+    """Check the file, and print what would be done: batches, ranks, the DeepSpeed config."""
+    console = console_on(sys.stdout)
+    guarded(lambda: console.out(plan_text(read_job(job_file), ranks=workers), highlight=False))
+
+
+@app.command()
+def predict(
+    target: Annotated[
+        str, typer.Argument(metavar="JOB_OR_MODEL", help="A finished job's file, or a model's URI or folder.")
+    ],
+    prompt: Annotated[str, typer.Argument(help="One prompt.")] = "",
+    input_uri: Annotated[
+        str, typer.Option("--input", help="Prompts: JSONL, CSV, Parquet or text; a glob; any store.")
+    ] = "",
+    output_uri: Annotated[
+        str, typer.Option("--output", help="Completions: a .jsonl or .parquet file, or a folder.")
+    ] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens in an answer.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token.")] = 0.0,
+    base: Annotated[bool, typer.Option("--base", help="Ask the base model instead.")] = False,
+    chat: Annotated[
+        bool | None, typer.Option(help="Prompts are messages to a chat model. Default: as the job's rows.")
+    ] = None,
+) -> None:
+    """Answer one prompt, or files of them by Ray Data batch inference."""
+    from finetune_training.cli.ask import Question, ask
+
+    question = Question(target, prompt, input_uri, output_uri, max_new_tokens, temperature, base=base, chat=chat)
+    guarded(lambda: ask(question, console_on(sys.stdout)))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a FineTuneJob file."""
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def report(job_file: JobFile) -> None:
+    """Say where the report of a finished run is, and what came of it."""
+    guarded(lambda: _report(job_file))
+
+
+def main() -> None:
+    """Entry point of the `finetune` script."""
+    faulthandler.enable()
+    app()
+
+
+def _run(job_file: Path, workers: int | None, *, fresh: bool) -> None:
+    """However it ends, the cluster hears of it."""
+    with status_for(job_file) as status:
+        try:
+            result = _result(job_file, workers, status, fresh=fresh)
+        except typer.Exit:  # told already
+            raise
+        except BaseException as error:
+            status.end(classify(error))
+            raise
+        status.end(result)
+
+
+def _result(job_file: Path, workers: int | None, status: Status, *, fresh: bool) -> RunResult:
+    """The run's result: there already, or of a new attempt."""
+    job = read_job(job_file)
+    store = attempts.run_store(job)
+    attempt = attempts.start_anew(store) if fresh else None
+    text = job_file.read_text(encoding="utf-8")
+    attempts.remember(store, job, text)
+    console = console_on(sys.stdout)
+    if attempt is None and (result := attempts.finished(store)):
+        console.print(f"{job.name} is done already. Start it anew with --fresh.", markup=False)
+        console.print(_summary(result, store.uri, job_file))
+        return result
+    attempt = attempt or attempts.claim(store)
+    attempt.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with quiet(attempt.folder / "driver.log") as terminal, attempt.shipped():
+            result = _attempt(Request(job, text, workers), attempt, console_on(terminal), status)
+    finally:
+        _keep(attempt, console)
+    console.print(_summary(result, store.uri, job_file))
+    return result
+
+
+def _attempt(request: Request, attempt: Attempt, console: Console, status: Status) -> RunResult:
+    set_up_ray()
+    end_at_sigterm()
+    from finetune_training.driver.run import execute
+
+    try:
+        with progress_on(console) as sink:
+            return execute(request, attempt, [sink, status])
+    except BaseException as error:
+        failure = classify(error)
+        status.end(failure)
+        (attempt.folder / "failure.json").write_text(failure.to_json(), encoding="utf-8")
+        logging.getLogger(__name__).exception("The attempt failed")
+        show_failure(failure, log=f"{attempt.store.uri}/{attempt.key}/driver.log", console=console)
+        raise typer.Exit(failure.exit_code) from error
+
+
+def _keep(attempt: Attempt, console: Console) -> None:
+    """Logs that cannot be kept do not change how the attempt ended."""
+    try:
+        attempt.keep()
+    except (FinetuneError, OSError) as error:
+        console.print(f"The attempt's logs stay in {attempt.folder}: {error}", style="yellow", markup=False)
+
+
+def _report(job_file: Path) -> None:
+    job = read_job(job_file)
+    store = open_store(job.spec.checkpoint.uri).child(job.path)
+    result = attempts.finished(store)
+    if result is None:
+        raise user_error("NotFinished", f"{store.uri} has no result yet.", f"Run it: finetune run {job_file}")
+    console_on(sys.stdout).print(_summary(result, store.uri, job_file))
+
+
+def _summary(result: RunResult, uri: str, job_file: Path) -> RenderableType:
+    prompt = result.samples[0].prompt if result.samples else "Hello"
+    command = f"finetune predict {shlex.quote(str(job_file))} {shlex.quote(prompt[:60])}"
+    return summary(result, report=f"{uri}/{attempts.REPORT}", result_uri=f"{uri}/result", command=command)

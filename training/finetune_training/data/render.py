@@ -1,0 +1,194 @@
+"""Rows → tokens and what is learnt of them. Pure, given a tokenizer.
+
+In: a batch of rows. Out: for each row an `Outcome`: its documents, or why it has none. `labels` is `input_ids`, or -100
+where nothing is learnt; always so for a document's first token, because nothing predicts it. Rows go through the tokenizer
+in batches, which is far quicker than one by one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from finetune_training.contract.failure import user_error
+from finetune_training.contract.spec import LossOn
+from finetune_training.data.chat import Span, render_chat, template_of
+from finetune_training.data.rows import Messages, PromptCompletion, Row, Text
+from finetune_training.data.shards import IGNORE
+
+NO_SUPERVISED_TOKEN = "noSupervisedToken"
+# Of a held-out text, this much is shown to a model that is to go on.
+_BEGINNING = 24
+# Of a row that cannot be used, so many tokens are shown to the user.
+_SHOWN = 120
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of `spec.dataset` decides how a row becomes tokens."""
+
+    max_length: int
+    loss_on: LossOn
+    chat_template: str = ""
+
+
+@dataclass(frozen=True)
+class Document:
+    """Tokens that belong together. The first `prompt` of them ask; the rest is the answer."""
+
+    input_ids: list[int]
+    labels: list[int]
+    prompt: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a row. `truncated`: its end is lost. `shown`: the beginning of a row that was dropped, as text."""
+
+    documents: list[Document]
+    dropped: str = ""
+    truncated: bool = False
+    shown: str = ""
+
+
+def render(rows: Sequence[Row], tokenizer: Any, options: Options) -> list[Outcome]:
+    """The rows' outcomes, in their order."""
+    outcomes: dict[int, Outcome] = {}
+    for kind, documents_of in ((Messages, _chats), (PromptCompletion, _pairs), (Text, _texts)):
+        places = [place for place, row in enumerate(rows) if isinstance(row, kind)]
+        if places:
+            documents = documents_of([rows[place] for place in places], tokenizer, options)
+            cut = _split if kind is Text else _truncate
+            fitted = (cut(document, options.max_length, tokenizer) for document in documents)
+            outcomes.update(zip(places, fitted, strict=True))
+    return [outcomes[place] for place in range(len(rows))]
+
+
+def _chats(rows: Sequence[Any], tokenizer: Any, options: Options) -> list[Document]:
+    template = template_of(tokenizer, options.chat_template)
+    every = options.loss_on is LossOn.ALL
+    chats = [render_chat(row, template, tokenizer, turns=not every) for row in rows]
+    learnt = [[(0, len(chat.text))] if every else chat.turns for chat in chats]
+    if options.loss_on is LossOn.COMPLETION:
+        learnt = [spans[-1:] for spans in learnt]
+    return _encode_spans([chat.text for chat in chats], [chat.prompt for chat in chats], learnt, tokenizer)
+
+
+def _pairs(rows: Sequence[Any], tokenizer: Any, options: Options) -> list[Document]:
+    """The prompt is tokenised as it will be when the model is asked: alone."""
+    begin, end = beginning(tokenizer), _ending(tokenizer)
+    prompts = _encode([row.prompt for row in rows], tokenizer)
+    wholes = _encode([row.prompt + row.completion for row in rows], tokenizer)
+    documents = []
+    for row, prompt, whole in zip(rows, prompts, wholes, strict=True):
+        # A token may hold the prompt's end and the completion's beginning.
+        crossed = whole[: len(prompt)] != prompt
+        completion = _encode([row.completion], tokenizer)[0] if crossed else whole[len(prompt) :]
+        asked = begin + prompt
+        ids = _ended(asked + completion, end)
+        labels = ids if options.loss_on is LossOn.ALL else [IGNORE] * len(asked) + ids[len(asked) :]
+        documents.append(Document(ids, labels, len(asked)))
+    return documents
+
+
+def _texts(rows: Sequence[Any], tokenizer: Any, options: Options) -> list[Document]:
+    begin, end = beginning(tokenizer), _ending(tokenizer)
+    texts = [_ended(begin + ids, end) for ids in _encode([row.text for row in rows], tokenizer)]
+    return [Document(ids, ids, min(_BEGINNING, (len(ids) + 1) // 2)) for ids in texts]
+
+
+def _truncate(document: Document, max_length: int, tokenizer: Any) -> Outcome:
+    ids, labels = document.input_ids[:max_length], [IGNORE, *document.labels[1:max_length]]
+    truncated = len(document.input_ids) > max_length
+    if all(label == IGNORE for label in labels):
+        return Outcome([], NO_SUPERVISED_TOKEN, truncated, tokenizer.decode(document.input_ids[:_SHOWN]))
+    return Outcome([Document(ids, labels, min(document.prompt, len(ids)))], truncated=truncated)
+
+
+def _split(document: Document, max_length: int, _: Any) -> Outcome:
+    ids = document.input_ids
+    cuts = [*range(0, len(ids), max_length), len(ids)]
+    if len(cuts) > 2 and cuts[-1] - cuts[-2] == 1:
+        cuts[-2] -= 1  # a piece of one token would teach nothing
+    pieces = [ids[start:stop] for start, stop in pairwise(cuts)]
+    return Outcome(
+        [Document(piece, [IGNORE, *piece[1:]], min(document.prompt, (len(piece) + 1) // 2)) for piece in pieces]
+    )
+
+
+def _encode(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    """Tokens without any that the tokenizer would add."""
+    if not tokenizer.is_fast:
+        return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    return [encoding.ids for encoding in _backend(tokenizer).encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _encode_spans(texts: list[str], borders: list[int], learnt: list[list[Span]], tokenizer: Any) -> list[Document]:
+    """`borders`: where in each text the prompt ends. A token that reaches into a span belongs to it."""
+    if not tokenizer.is_fast:
+        return [_encode_pieces(*each, tokenizer) for each in zip(texts, borders, learnt, strict=True)]
+    documents = []
+    encodings = _backend(tokenizer).encode_batch(texts, add_special_tokens=False)
+    for encoding, border, spans in zip(encodings, borders, learnt, strict=True):
+        ids, offsets = encoding.ids, encoding.offsets
+        labels = [IGNORE] * len(ids)
+        for start, stop in spans:
+            first = bisect_right(offsets, start, key=_stop)
+            last = bisect_left(offsets, stop, key=_start)
+            labels[first:last] = ids[first:last]
+        documents.append(Document(ids, labels, bisect_right(offsets, border, key=_stop)))
+    return documents
+
+
+def _encode_pieces(text: str, border: int, spans: list[Span], tokenizer: Any) -> Document:
+    """Without offsets, no token can be placed: the text is cut where learning begins or ends."""
+    cuts = sorted({0, border, len(text), *(cut for span in spans for cut in span)})
+    ids: list[int] = []
+    labels: list[int] = []
+    prompt = 0
+    for start, stop in pairwise(cuts):
+        piece = tokenizer.encode(text[start:stop], add_special_tokens=False)
+        ids += piece
+        labels += piece if any(first <= start < last for first, last in spans) else [IGNORE] * len(piece)
+        prompt = len(ids) if stop <= border else prompt
+    return Document(ids, labels, prompt)
+
+
+def _backend(tokenizer: Any) -> Any:
+    """The tokenizer's Rust half. A tokenizer.json may come with truncation or padding switched on."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _start(offset: Span) -> int:
+    return offset[0]
+
+
+def _stop(offset: Span) -> int:
+    return offset[1]
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """The token that the tokenizer puts before every text, if it does."""
+    begin = tokenizer.bos_token_id
+    return [begin] if begin is not None and tokenizer("a")["input_ids"][:1] == [begin] else []
+
+
+def _ending(tokenizer: Any) -> int:
+    end: int | None = tokenizer.eos_token_id
+    if end is None:
+        raise user_error(
+            "NoEndToken",
+            "The model's tokenizer has no end-of-text token, so the model could not learn to stop.",
+            "Name one as eos_token in the model's tokenizer_config.json.",
+        )
+    return end
+
+
+def _ended(ids: list[int], end: int) -> list[int]:
+    return ids if ids[-1:] == [end] else [*ids, end]

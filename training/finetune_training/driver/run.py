@@ -1,0 +1,250 @@
+"""One attempt from beginning to end: claim, prepare, train, finish, report.
+
+In: a job and its file's text. Out: a `RunResult` in the store, `result/metrics.json` written last, or a FinetuneError.
+This is the order in which things happen; how each is done is in the room of its name.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_training.checkpoint.lineage import check_fence
+from finetune_training.contract.failure import FinetuneError
+from finetune_training.contract.spec import ArtifactFormat, Job
+from finetune_training.data.prepare import prepare, prepared
+from finetune_training.data.shards import DataManifest
+from finetune_training.driver import watch
+from finetune_training.driver.attempt import (
+    METRICS,
+    REPORT,
+    RESULT,
+    Attempt,
+    Request,
+    Resolved,
+    located,
+    resolve,
+    resolved,
+    versions,
+)
+from finetune_training.driver.finish import Finish, Finished, finish
+from finetune_training.driver.ray_cluster import Cluster, cluster_for, ray_session, run_task, staging_folder
+from finetune_training.driver.repair import Repair
+from finetune_training.events.history import History, read_history
+from finetune_training.events.progress import (
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    MetricsFile,
+    Prepared,
+    Resumed,
+    Sink,
+    Stage,
+    StageStarted,
+    Trained,
+)
+from finetune_training.events.result import Evaluations, RunResult, Scores
+from finetune_training.model.engine import batch_of
+from finetune_training.model.fetch import default_cache, fetch_tokenizer
+from finetune_training.model.modelfiles import check_context
+from finetune_training.show.model_card import render_model_card
+from finetune_training.show.report import ReportInputs, render_report
+from finetune_training.store.storage import open_store
+from finetune_training.worker.worker import Task
+
+logger = logging.getLogger(__name__)
+
+
+def execute(request: Request, attempt: Attempt, sinks: Sequence[Sink]) -> RunResult:
+    """Do it. Every event goes to `sinks` and to the attempt's metrics.jsonl."""
+    metrics = MetricsFile(attempt.metrics)
+    try:
+        return _Run(request, attempt, [metrics, *sinks]).execute()
+    finally:
+        metrics.close()
+
+
+class _Run:
+    def __init__(self, request: Request, attempt: Attempt, sinks: list[Sink]) -> None:
+        self._request, self._attempt, self._sinks = request, attempt, sinks
+        self._store = attempt.store
+        self._started = time.time()
+        self._resolved = resolved(self._store)
+        self._resumed_from: int | None = None
+
+    def execute(self) -> RunResult:
+        try:
+            return self._execute()
+        except BaseException:
+            self._tell(StageStarted(Stage.FAILED))
+            raise
+
+    def _execute(self) -> RunResult:
+        watch.floor()  # a setting that is wrong is told before the data is prepared
+        job, tokenizer_folder = self._resolve()
+        self._tell(StageStarted(Stage.PREPARING, "starting Ray"))
+        # One CPU more than the ranks take: Ray Data starves without it (ray#44687).
+        with ray_session(cpus=(self._request.workers or 1) + 1), staging_folder() as staging:
+            cluster = cluster_for(job.spec, workers=self._request.workers)
+            batch_of(job.spec, ranks=cluster.ranks)
+            self._tell(StageStarted(Stage.PREPARING, "the data"))
+            data = self._data(job, tokenizer_folder)
+            self._tell(_prepared(data))
+            task = self._task(job, data, cluster, staging)
+            self._tell(StageStarted(Stage.STARTING, _describe(cluster)))
+            repair = Repair(task, self._attempt, cluster, self._tell)
+            trained = repair.train()
+            task, self._attempt = repair.task, repair.attempt
+            check_fence(self._store, self._attempt.turn)
+            self._tell(StageStarted(Stage.EXPORTING, "answers and artifacts"))
+            result = self._result(task, trained, self._finish(task))
+        self._publish(result, data, job)
+        self._tell(StageStarted(Stage.SUCCEEDED))
+        return result
+
+    def _resolve(self) -> tuple[Job, Path]:
+        """The job with absolute paths and a revision that does not move, and the folder of its tokenizer."""
+        job = located(self._request.job)
+        if self._request.workers:  # known before Ray is: say so at once
+            batch_of(job.spec, ranks=self._request.workers)
+        self._tell(StageStarted(Stage.PREPARING, "the tokenizer"))
+        on_hub = job.spec.model.uri.startswith("hf://")
+        if on_hub and self._resolved:
+            job = _with_revision(job, self._resolved.model_revision)
+        fetched = fetch_tokenizer(job.spec.model, cache=default_cache())
+        check_context(fetched.folder, job.spec.dataset.max_length)
+        return (_with_revision(job, fetched.revision) if on_hub else job), fetched.folder
+
+    def _data(self, job: Job, tokenizer_folder: Path) -> DataManifest:
+        """The run's data: what the first attempt prepared, whatever has become of the sources since."""
+        store = self._store.child("data")
+        if self._resolved and (found := prepared(store, self._resolved.data_fingerprint)):
+            return found
+        data = prepare(job.spec, store=store, model_folder=tokenizer_folder, report=self._tell)
+        resolve(self._store, Resolved(job.spec.model.revision, data.fingerprint))
+        return data
+
+    def _task(self, job: Job, data: DataManifest, cluster: Cluster, staging: Path) -> Task:
+        return Task(
+            job=job,
+            base=self._request.job.spec.model,
+            turn=self._attempt.turn,
+            inherited=self._attempt.inherited,
+            store=self._store,
+            data=data,
+            ranks=cluster.ranks,
+            on_gpu=cluster.on_gpu,
+            staging=staging,
+            versions=versions(),
+        )
+
+    def _finish(self, task: Task) -> Finished:
+        given = task.job.spec.evaluation.prompts
+        work = Finish(
+            job=task.job,
+            store=task.store,
+            prompts=list(given or task.data.prompts),
+            chat=bool(given) and task.data.chat,
+            staging=task.staging,
+        )
+        return run_task(finish, work, on_gpu=task.on_gpu)
+
+    def _result(self, task: Task, trained: Trained, done: Finished) -> RunResult:
+        history = read_history(self._records())
+        seconds = sum(step.seconds for step in history.steps)
+        return RunResult(
+            job=task.job.name,
+            attempt=self._attempt.number,
+            steps=trained.step,
+            resumed_from_step=self._resumed_from,
+            seconds=time.time() - self._started,
+            training_seconds=seconds,
+            tokens_per_second=history.tokens / seconds if seconds else 0.0,
+            useful_token_ratio=task.data.statistics.useful_token_ratio,
+            evaluation=_evaluations(history),
+            samples=done.samples,
+            artifacts=done.artifacts,
+            base_model=task.base.uri,
+            base_revision=task.job.spec.model.revision,
+            data_fingerprint=task.data.fingerprint,
+            versions=task.versions,
+        )
+
+    def _publish(self, result: RunResult, data: DataManifest, located_job: Job) -> None:
+        """Report, model cards, and last the metrics: with them the run is done."""
+        check_fence(self._store, self._attempt.turn)
+        job, statistics = self._request.job, data.statistics
+        inputs = ReportInputs(
+            job, self._request.text, result, statistics, data.max_length, self._records(), time.time()
+        )
+        self._store.put(REPORT, render_report(inputs).encode())
+        for artifact in result.artifacts:
+            kind = ArtifactFormat(artifact.format)
+            card = render_model_card(job=job, result=result, statistics=statistics, artifact_format=kind).encode()
+            copies = [output.uri for output in located_job.spec.output if output.uri and output.format is kind]
+            for folder in (artifact.uri, *copies):
+                open_store(folder).put("README.md", card)
+        self._store.put(RESULT, result.to_json())
+
+    def _records(self) -> list[dict[str, Any]]:
+        """The metrics of all attempts, in their order, each line with its `attempt`."""
+        texts = {}
+        for number in sorted(int(name) for name in self._store.folders("attempts") if name.isdigit()):
+            here = number == self._attempt.number
+            kept = self._attempt.metrics.read_bytes() if here else self._store.get(f"attempts/{number}/{METRICS}")
+            texts[number] = kept or b""
+        found = ((number, _record(line)) for number, text in texts.items() for line in text.splitlines())
+        return [record | {"attempt": number} for number, record in found if record is not None]
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, Resumed):
+            self._resumed_from = event.step
+        for sink in self._sinks:
+            sink.show(event)
+        if isinstance(event, CheckpointSaved):
+            self._keep_metrics()
+
+    def _keep_metrics(self) -> None:
+        try:
+            self._attempt.keep_metrics()
+        except FinetuneError:  # with the next checkpoint, or at the end
+            logger.warning("The metrics could not be kept", exc_info=True)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """None for half a line, which a process that died or a full disk leaves."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _with_revision(job: Job, revision: str) -> Job:
+    model = job.spec.model.model_copy(update={"revision": revision})
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"model": model})})
+
+
+def _describe(cluster: Cluster) -> str:
+    kind = "GPU" if cluster.on_gpu else "CPU"
+    return f"{cluster.ranks} {kind} worker{'s' if cluster.ranks > 1 else ''}"
+
+
+def _prepared(data: DataManifest) -> Prepared:
+    tokens = sum(shard.tokens for shard in data.train)
+    return Prepared(data.train_samples, tokens, data.statistics.useful_token_ratio)
+
+
+def _evaluations(history: History) -> Evaluations:
+    last = history.evaluations[-1] if history.evaluations else None
+    return Evaluations(baseline=_scores(history.baseline), tuned=_scores(last))
+
+
+def _scores(evaluated: Evaluated | None) -> Scores | None:
+    if evaluated is None:
+        return None
+    return Scores(loss=evaluated.loss, perplexity=evaluated.perplexity, supervised_tokens=evaluated.supervised_tokens)

@@ -1,0 +1,93 @@
+"""What training left → artifacts that people use.
+
+In: the base model's folder and the adapter's, or a whole model's. Out: a merged model that plain transformers loads, an
+adapter that says which base it belongs to, the description of every file (sha256), and their copies in a store. Nothing
+here needs our package to be read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from finetune_training.contract.failure import user_error
+from finetune_training.contract.spec import ModelSpec
+from finetune_training.data.shards import sha256_of
+from finetune_training.events.result import Artifact, ArtifactFile
+from finetune_training.model.modelfiles import ADAPTER_CONFIG, CONFIG, is_weights
+from finetune_training.store.storage import Store
+
+# Readers look for these first, so they come last: a folder that has them is whole.
+_LAST = (CONFIG, ADAPTER_CONFIG)
+
+
+def merge_adapter(base: Path, adapter: Path, out: Path, *, trust_remote_code: bool) -> None:
+    """Write the base model with the adapter's weights added to its own, in its own precision, to `out`. Runs on the CPU
+    and needs the memory of one copy of the model."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=trust_remote_code)
+    try:
+        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        if "NaN" not in str(error):
+            raise
+        raise user_error(
+            "AdapterHasNaN",
+            f"The adapter in {adapter} cannot be merged: it has weights that are no numbers. Training has diverged.",
+            "Lower spec.training.learningRate, or raise spec.training.warmupRatio.",
+        ) from error
+    merged.save_pretrained(out)
+    has_tokenizer = (adapter / "tokenizer_config.json").exists()
+    tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, trust_remote_code=trust_remote_code)
+    tokenizer.save_pretrained(out)
+
+
+def name_base(adapter: Path, model: ModelSpec, *, revision: str) -> None:
+    """Write into the adapter's config which model it belongs to: the hub's name or the URI instead of the path that it
+    had on the machine that trained it."""
+    path = adapter / ADAPTER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    on_hub = model.uri.startswith("hf://")
+    config["base_model_name_or_path"] = model.uri.removeprefix("hf://").strip("/") if on_hub else model.uri
+    config["revision"] = revision if on_hub else None
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def describe_artifact(folder: Path, *, uri: str, format: str) -> Artifact:  # noqa: A002 (the field's name)
+    """Size and sha256 of every file, and one digest over all of them."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    files = [
+        ArtifactFile(path=name, bytes=path.stat().st_size, sha256=sha256_of(path))
+        for name, path in sorted(paths.items())
+    ]
+    lines = "".join(f"{file.sha256}  {file.path}\n" for file in files)
+    return Artifact(
+        uri=uri,
+        format=format,
+        bytes=sum(file.bytes for file in files),
+        sha256=hashlib.sha256(lines.encode()).hexdigest(),
+        files=files,
+    )
+
+
+def publish(folder: Path, store: Store) -> None:
+    """Copy all files of `folder` to `store`. While it lasts, the store has no config and so no model; weights of an
+    older model there that would be read instead of these, or together with them, are deleted."""
+    if store.folder is not None and store.folder.resolve() == folder.resolve():
+        return
+    keys = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    there = [entry.key for entry in store.files()]
+    store.delete([key for key in there if key in _LAST or (is_weights(key) and key not in keys)])
+    for key in sorted(keys, key=_turn):
+        store.upload(folder / key, key)
+
+
+def _turn(key: str) -> tuple[int, str]:
+    """Weights first: they are what takes long and fails. Configs last."""
+    if is_weights(key):
+        return 0, key
+    return (2, key) if key in _LAST or re.fullmatch(r"README(\.\w+)?", key) else (1, key)

@@ -1,0 +1,110 @@
+"""The base model and its tokenizer, from a local folder; what of it is trained.
+
+In: a folder (fetch.py) and the spec. Out: a transformers model in the run's precision, and PEFT's config for LoRA. Anything
+that transformers cannot load is the user's to know: which file, which class, what to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from finetune_training.contract.failure import user_error
+from finetune_training.contract.spec import MethodType, Precision, RunSpec
+from finetune_training.model import tokenizer as tokenizers
+
+ATTENTION = {"SDPA": "sdpa", "Eager": "eager", "FlashAttention2": "flash_attention_2"}
+DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
+FLATTENED = ("flash_attention_2", "flash_attention_3")
+
+
+def load_tokenizer(folder: Path, spec: RunSpec) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`, with a padding token and the run's chat template: it goes with the trained weights."""
+    tokenizer: PreTrainedTokenizerBase = tokenizers.load_tokenizer(
+        folder, trust_remote_code=spec.model.trust_remote_code
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if spec.dataset.chat_template:
+        tokenizer.chat_template = spec.dataset.chat_template
+    return tokenizer
+
+
+def load_model(folder: Path, spec: RunSpec) -> PreTrainedModel:
+    """The base model in the run's precision. Under ZeRO-3 the TrainingArguments must exist before: they make
+    transformers load in shards."""
+    options: dict[str, Any] = {
+        "dtype": DTYPES[spec.training.precision],
+        "trust_remote_code": spec.model.trust_remote_code,
+    }
+    if spec.model.attention != "Auto":
+        options["attn_implementation"] = ATTENTION[spec.model.attention]
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise user_error(
+            "ModelNotLoadable",
+            f"{spec.model.uri} is no causal language model that transformers can load.",
+            _remote_code(error),
+            detail=str(error)[:600],
+        ) from error
+    model.config.use_cache = False
+    return model
+
+
+def lora_config(spec: RunSpec) -> LoraConfig | None:
+    """PEFT's config, None for a Full run."""
+    if spec.method.type is MethodType.FULL:
+        return None
+    lora = spec.method.lora
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def empty_adapter(folder: Path, spec: RunSpec) -> PeftModel:
+    """The model of a LoRA run as an outline, without a byte of weights."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.model.trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.model.trust_remote_code)
+        return get_peft_model(model, lora_config(spec))
+
+
+def save_weights(trainer: Any, folder: Path) -> None:
+    """Collective. What was trained, as transformers or PEFT load it, and the tokenizer; written by rank 0.
+
+    Under ZeRO-3 only the trained parameters are gathered: of a LoRA run the adapter, never the base model.
+    """
+    model = trainer.model
+    if not isinstance(model, PeftModel):
+        model.config.use_cache = True  # off for training only
+        trainer.save_model(str(folder))
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        return
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with deepspeed.zero.GatheredParameters(trained):
+        if trainer.args.should_save:
+            model.save_pretrained(str(folder), save_embedding_layers=False)
+            trainer.processing_class.save_pretrained(str(folder))
+            (folder / "README.md").unlink(missing_ok=True)
+
+
+def flattens(model: PreTrainedModel) -> bool:
+    """Whether this attention implementation wants all documents of a batch in one row (varlen kernels)."""
+    return getattr(model.config, "_attn_implementation", "") in FLATTENED
+
+
+def _remote_code(error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return "The model brings its own code: read it, then set spec.model.trustRemoteCode: true."
+    return "Check spec.model.uri: the folder needs config.json, weights (*.safetensors) and tokenizer files."

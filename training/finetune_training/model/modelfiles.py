@@ -1,0 +1,106 @@
+"""Which of a folder's files make up a model.
+
+In: the names of the files in a folder, on a hub, in a store or on this machine. Out: those that transformers needs, the
+weights in one format only (safetensors before .bin), or the reason why this folder is no model. Names are enough, so a
+wrong URI is found before a byte of weights is moved. And what its config says that matters before the model is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from enum import StrEnum
+from pathlib import Path
+
+from finetune_training.contract.failure import user_error
+
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+_SHARD = r"-\d{5}-of-\d{5}"
+# In the order in which transformers looks for them; the first that is there is taken, the others are duplicates.
+_WEIGHTS = (
+    r"model\.safetensors",
+    rf"model{_SHARD}\.safetensors",
+    r"pytorch_model\.bin",
+    rf"pytorch_model{_SHARD}\.bin",
+)
+_INDEXES = {_WEIGHTS[1]: "model.safetensors.index.json", _WEIGHTS[3]: "pytorch_model.bin.index.json"}
+_ADAPTER_WEIGHTS = (r"adapter_model\.safetensors", r"adapter_model\.bin")
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+_SMALL = re.compile(r"[^/]+\.(json|txt|model|jinja|tiktoken)|LICENSE[^/]*")
+_TOKENIZER = re.compile(r"tokenizer\.json|vocab\.(json|txt)|tekken\.json|[^/]+\.(model|tiktoken)")
+
+
+class Parts(StrEnum):
+    """What is wanted. TOKENIZER_OR_ADAPTER: what is small of a folder that may be either, a model (tokenizer and config)
+    or a LoRA adapter (all of it), whose base is another model."""
+
+    MODEL = "Model"
+    TOKENIZER = "Tokenizer"
+    TOKENIZER_OR_ADAPTER = "TokenizerOrAdapter"
+
+
+def choose_files(names: list[str], *, uri: str, parts: Parts, remote_code: bool) -> list[str]:
+    """The files among `names` that transformers needs. Raises a User error for a folder that is no model."""
+    if ADAPTER_CONFIG in names and CONFIG not in names:
+        if parts is not Parts.TOKENIZER_OR_ADAPTER:
+            raise user_error(
+                "ModelIsAdapter",
+                f"{uri} is a LoRA adapter, not a whole model: it has {ADAPTER_CONFIG} and no {CONFIG}.",
+                "Name the base model, or export the adapter merged (output.format: Merged) and name that.",
+            )
+        weights = _weights(names, _ADAPTER_WEIGHTS, uri)
+    else:
+        _check(names, uri, remote_code)
+        weights = _weights(names, _WEIGHTS, uri) if parts is Parts.MODEL else []
+    small = [name for name in names if _SMALL.fullmatch(name) and not name.endswith(".index.json")]
+    code = [name for name in names if remote_code and name.endswith(".py") and "/" not in name]
+    return sorted({*small, *code, *weights})
+
+
+def is_weights(name: str) -> bool:
+    """Whether `name` is a file of weights, or the index of several, that transformers or PEFT would load."""
+    indexes = tuple(re.escape(index) for index in _INDEXES.values())
+    return any(re.fullmatch(pattern, name) for pattern in (*_WEIGHTS, *_ADAPTER_WEIGHTS, *indexes))
+
+
+def _check(names: list[str], uri: str, remote_code: bool) -> None:
+    if CONFIG not in names:
+        shown = ", ".join(sorted(names)[:8]) or "nothing"
+        raise user_error(
+            "ModelWithoutConfig",
+            f"{uri} is no model folder: it has no {CONFIG}.",
+            f"Name the folder with {CONFIG}, weights and tokenizer. It has: {shown}{', …' if len(names) > 8 else ''}.",
+        )
+    if not any(_TOKENIZER.fullmatch(name) or (remote_code and name.startswith("tokenization_")) for name in names):
+        raise user_error(
+            "ModelWithoutTokenizer",
+            f"{uri} has no tokenizer: no tokenizer.json, vocabulary or *.model file.",
+            "Put the tokenizer's files into the same folder (AutoTokenizer.save_pretrained writes them).",
+        )
+
+
+def _weights(names: list[str], patterns: tuple[str, ...], uri: str) -> list[str]:
+    for pattern in patterns:
+        found = [name for name in names if re.fullmatch(pattern, name)]
+        if found:
+            index = _INDEXES.get(pattern)
+            return [*found, index] if index in names else found
+    others = [name for name in names if name.endswith((".safetensors", ".bin", ".gguf", ".h5", ".msgpack", ".pth"))]
+    raise user_error(
+        "ModelWithoutWeights",
+        f"{uri} has no weights that transformers loads: no model*.safetensors and no pytorch_model*.bin.",
+        f"Convert what it has ({', '.join(others[:4])}) by save_pretrained." if others else "Name another folder.",
+    )
+
+
+def check_context(folder: Path, max_length: int) -> None:
+    """Raises a User error when samples of `max_length` tokens are longer than what the model in `folder` says it takes."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    text_config = config.get("text_config", config)
+    limit = next((text_config[name] for name in _CONTEXT if isinstance(text_config.get(name), int)), None)
+    if limit is not None and max_length > limit:
+        raise user_error(
+            "SamplesTooLong",
+            f"spec.dataset.maxLength: {max_length} is more than the {limit} tokens that this model takes.",
+            f"Set it to {limit} or less.",
+        )

@@ -1,0 +1,136 @@
+"""Prompts → what a model says to them.
+
+In: a model's folder, or a base model's and an adapter's, and prompts: text, or messages of a chat. Out: one text per
+prompt, generated in left-padded batches. No Ray here: the training's last step, `finetune predict` for one prompt and the
+batch inference of many files all come to this room, and get the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
+
+from finetune_training.contract.failure import data_error, user_error
+from finetune_training.model.tokenizer import load_tokenizer
+from finetune_training.predict.prompts import Prompt, encode, end_of_turn
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. A temperature of 0: always the likeliest one (greedy). `batch_size` prompts at a time."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    seed: int = 0
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal LM and its tokenizer. `model` may be a PeftModel: then the base below it can be asked too."""
+
+    model: Any
+    tokenizer: Any
+
+    def answer(
+        self, prompts: Sequence[Prompt], *, sampling: Sampling, chat: bool = True, base: bool = False
+    ) -> list[str]:
+        """One answer per prompt, in their order. `chat`, `base`: as in `encode` and `complete`."""
+        encoded = [encode(self.tokenizer, prompt, chat=chat) for prompt in prompts]
+        return self.complete(encoded, sampling=sampling, base=base)
+
+    def complete(self, prompts: Sequence[list[int]], *, sampling: Sampling, base: bool = False) -> list[str]:
+        """How the prompts' tokens go on, as text without special tokens. `base`: with the adapter switched off."""
+        self._check(prompts, sampling.max_new_tokens)
+        stop = stop_tokens(self)
+        answers = [""] * len(prompts)
+        by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))  # little padding in a batch
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self._adapter_off() if base else nullcontext(), torch.random.fork_rng(), torch.inference_mode():
+                torch.manual_seed(sampling.seed)
+                for start in range(0, len(prompts), sampling.batch_size):
+                    places = by_length[start : start + sampling.batch_size]
+                    for place, text in zip(
+                        places, self._batch([prompts[i] for i in places], sampling, stop), strict=True
+                    ):
+                        answers[place] = text
+        finally:
+            self.model.train(was_training)
+        return answers
+
+    def _batch(self, prompts: Sequence[list[int]], sampling: Sampling, stop: list[int]) -> list[str]:
+        batch = self.tokenizer.pad({"input_ids": list(prompts)}, padding_side="left", return_tensors="pt")
+        chosen = {"do_sample": True, "temperature": sampling.temperature} if sampling.temperature > 0 else _GREEDY
+        tokens = self.model.generate(
+            input_ids=batch["input_ids"].to(self.model.device),
+            attention_mask=batch["attention_mask"].to(self.model.device),
+            max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=stop,
+            pad_token_id=self.tokenizer.pad_token_id,
+            use_cache=True,
+            **chosen,
+        )
+        new = tokens[:, batch["input_ids"].shape[1] :]
+        return list(self.tokenizer.batch_decode(new, skip_special_tokens=True))
+
+    def _adapter_off(self) -> Any:
+        if not isinstance(self.model, PeftModel):
+            raise TypeError("this model has no adapter to switch off")
+        return self.model.disable_adapter()
+
+    def _check(self, prompts: Sequence[list[int]], max_new_tokens: int) -> None:
+        if not all(prompts):
+            raise data_error("EmptyPrompt", "A prompt is empty.", "Ask something.")
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        longest = max(map(len, prompts), default=0)
+        if limit and longest + max_new_tokens > limit:
+            raise data_error(
+                "PromptTooLong",
+                f"A prompt has {longest} tokens, and {max_new_tokens} new ones are asked for: this model takes {limit}.",
+                "Shorten the prompt, or lower the number of new tokens.",
+            )
+
+
+# The sampling defaults of a model's own generation_config mean nothing without sampling, and transformers warns of them.
+_GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
+
+def load_language_model(folder: Path, *, adapter: Path | None = None, trust_remote_code: bool = False) -> LanguageModel:
+    """The model in `folder` in its own precision, on the GPU when there is one, with the adapter on top."""
+    disable_progress_bar()  # it would stand between the question and the answer
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    has_tokenizer = adapter is not None and (adapter / "tokenizer_config.json").exists()
+    tokenizer = load_tokenizer(adapter if adapter and has_tokenizer else folder, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=trust_remote_code)
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, adapter)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        named = f"{folder} with the adapter {adapter}" if adapter else str(folder)
+        raise user_error(
+            "ModelNotLoadable",
+            f"{named} is no causal language model that can be loaded.",
+            "Check that the folder is whole, and that the adapter was trained on this base model.",
+            detail=str(error)[:600],
+        ) from error
+    return LanguageModel(model.to(device).eval(), tokenizer)
+
+
+def stop_tokens(language_model: LanguageModel) -> list[int]:
+    """The tokens that end an answer: the tokenizer's, the model's, and the one that ends a turn in the chat template,
+    which models with a plain `eos_token` leave out."""
+    tokenizer, config = language_model.tokenizer, language_model.model.generation_config
+    own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    return sorted({token for token in (tokenizer.eos_token_id, *own, end_of_turn(tokenizer)) if token is not None})

@@ -1,0 +1,96 @@
+"""What a model is asked: rows and texts → prompts → tokens.
+
+In: a row of a file, or a text, and a tokenizer. Out: the tokens that generation starts from, and the token with which the
+chat template ends a turn. No torch here: the CPU stage of batch inference does this in processes that have no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+
+from finetune_training.contract.failure import FinetuneError, data_error, user_error
+from finetune_training.contract.spec import RowKind
+from finetune_training.data.rows import Message, Messages, Row, Shape, convert
+
+Prompt = str | Sequence[Message]
+COLUMNS = ("messages", "prompt")
+# An answer that no template cuts, changes or repeats.
+_SENTINEL = "finetune"
+
+
+def prompt_of(row: dict[str, Any], *, column: str, where: str) -> Prompt:
+    """The prompt in `column` of a row: a text, or messages (OpenAI's or ShareGPT's). When the assistant has the last
+    word, that is the answer that the row already has, and the prompt is what comes before it."""
+    if column not in row:
+        raise _no_column(row, f"{where}: there is no column {column!r}", where)
+    kind = RowKind.TEXT if isinstance(row[column], str) and column != "messages" else RowKind.MESSAGES
+    found: Row | None = convert(row, Shape(kind, (column,)), where=where)
+    if isinstance(found, Messages) and found.messages[-1]["role"] == "assistant":
+        found = Messages(found.messages[:-1], where) if len(found.messages) > 1 else None
+    if found is None:
+        raise data_error(
+            "EmptyPrompt", f"{where}: the column {column!r} asks nothing.", "Mend the row, or leave it out."
+        )
+    return found.messages if isinstance(found, Messages) else str(getattr(found, "text", ""))
+
+
+def column_of(row: dict[str, Any], *, where: str) -> str:
+    """The column that holds the prompts, from a file's first row."""
+    for column in COLUMNS:
+        if column in row:
+            return column
+    raise _no_column(row, f"{where}: there is no column {' or '.join(map(repr, COLUMNS))}", where)
+
+
+def encode(tokenizer: Any, prompt: Prompt, *, chat: bool) -> list[int]:
+    """The prompt's tokens. With `chat`, a text is one message of the user when the tokenizer has a chat template, else
+    it is taken as it stands; messages need the template."""
+    if isinstance(prompt, str):
+        if not (chat and tokenizer.chat_template):
+            return list(tokenizer(prompt)["input_ids"])
+        prompt = [{"role": "user", "content": prompt}]
+    if not tokenizer.chat_template:
+        raise user_error(
+            "ChatTemplateMissing",
+            "Messages need a chat template, and this model's tokenizer has none.",
+            "Give plain text prompts, or a model with a chat template.",
+        )
+    text = _render(tokenizer, prompt, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    try:
+        return str(
+            tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
+        )
+    except (TemplateError, TypeError) as error:
+        raise user_error(
+            "ChatTemplateFailed",
+            f"The model's chat template cannot render these messages: {error}",
+            "Check the roles and their order: most templates want user and assistant in turns.",
+        ) from error
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The special token that follows the assistant's words in the chat template; None: there is none."""
+    if not tokenizer.chat_template:
+        return None
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
+    try:
+        after = _render(tokenizer, turns, add_generation_prompt=False).rpartition(_SENTINEL)[2].lstrip()
+    except FinetuneError:
+        return None  # such a template fails where it is used; plain texts do not use it
+    tokens = tokenizer(after, add_special_tokens=False)["input_ids"]
+    added = tokenizer.added_tokens_decoder
+    return int(tokens[0]) if tokens and tokens[0] in added and added[tokens[0]].special else None
+
+
+def _no_column(row: dict[str, Any], message: str, where: str) -> FinetuneError:
+    columns = ", ".join(map(repr, row)) or "none"
+    return data_error(
+        "ColumnMissing", f"{message}; there are {columns}.", "Name the column with the prompts 'prompt' or 'messages'."
+    )

@@ -1,0 +1,1 @@
+"""A run for people: the terminal, the report, the model card."""

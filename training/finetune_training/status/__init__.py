@@ -1,0 +1,1 @@
+"""A run for its cluster: `status.run` of the FineTuneJob."""

@@ -1,0 +1,1 @@
+"""URIs → objects: one library for all schemes."""

@@ -1,0 +1,242 @@
+"""The train function of one rank: from a task to a trained model's weights in the store.
+
+In: a `Task` (plain values that pickle) and a `Context` (who am I, where do I report). Out: progress events,
+checkpoints, `result/`'s weights. Imports neither Ray nor Kubernetes: any processes that have found each other can run
+it, which is how it is tested.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_training.checkpoint.lineage import check_fence
+from finetune_training.checkpoint.load import Restored, restore
+from finetune_training.checkpoint.manifest import Facts
+from finetune_training.checkpoint.reshape import loading
+from finetune_training.checkpoint.resume_from import Elsewhere, begin_with, resume_from
+from finetune_training.checkpoint.save import Checkpointer, Origin
+from finetune_training.checkpoint.turn import Turn
+from finetune_training.checkpoint.world import TorchWorld, World
+from finetune_training.contract.spec import Job, MethodType, ModelSpec
+from finetune_training.data.shards import DataManifest, Shard, fetch_shards
+from finetune_training.events.progress import Report, Resumed, Stage, StageStarted, Trained
+from finetune_training.model.engine import batch_of, deepspeed_config, merged
+from finetune_training.model.fetch import default_cache, fetch_model
+from finetune_training.store.storage import Store
+from finetune_training.worker.position import Plan
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the ranks are to do. `job` has its local URIs made absolute and the model's revision pinned; `base` is
+    the model as the user wrote it; `inherited` are the checkpoints that may be loaded, newest first; `store` is the run's
+    folder; `staging` is a folder on each node."""
+
+    job: Job
+    base: ModelSpec
+    turn: Turn
+    inherited: list[str]
+    store: Store
+    data: DataManifest
+    ranks: int
+    on_gpu: bool
+    staging: Path
+    versions: dict[str, str]
+
+    @property
+    def data_store(self) -> Store:
+        return self.store.child("data", self.data.fingerprint)
+
+
+@dataclass(frozen=True)
+class Context:
+    """One rank's surroundings. `report` delivers an event and answers whether the driver asks to stop."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    report: Callable[[Report], bool]
+
+
+def train(task: Task, context: Context) -> None:
+    """Collective: every rank calls it. Returns when the weights are in the store, or when a checkpoint is after an
+    interruption."""
+    world = _join(task, context)
+    say = context.report if context.rank == 0 else (lambda _: False)
+    say(StageStarted(Stage.STARTING, "loading the model"))
+    model_folder = _first_of_node(world, lambda: fetch_model(task.job.spec.model, cache=default_cache()).folder)
+    cache = task.staging / "restored"
+    restored = restore(task.store, task.inherited, facts=_facts(task), world=world, cache=cache, report=say)
+    elsewhere = None
+    if restored is None:
+        cache = task.staging / "resume-from"
+        elsewhere = resume_from(task.job.spec, facts=_facts(task), world=world, cache=cache, report=say)
+    staging = task.staging / f"rank-{context.rank}"
+    shutil.rmtree(staging, ignore_errors=True)  # of a rank that was lost while it saved
+    checkpointer = Checkpointer(
+        task.store,
+        facts=_facts(task),
+        world=world,
+        staging=staging,
+        keep=task.job.spec.checkpoint.keep,
+        origin=Origin(task.inherited, restored.name if restored else None),
+        report=say,
+    )
+    try:
+        _train(
+            task,
+            world,
+            say,
+            model_folder=model_folder,
+            restored=restored,
+            elsewhere=elsewhere,
+            checkpointer=checkpointer,
+        )
+    finally:
+        checkpointer.close()
+
+
+def _train(
+    task: Task,
+    world: World,
+    say: Callable[[Report], bool],
+    *,
+    model_folder: Path,
+    restored: Restored | None,
+    elsewhere: Elsewhere | None,
+    checkpointer: Checkpointer,
+) -> None:
+    from finetune_training.worker.steps import Steps
+
+    spec = task.job.spec
+    restored = restored or (elsewhere.restored if elsewhere else None)
+    validation = _dataset(task, world, task.data.validation)
+    if validation is not None and spec.evaluation.max_samples:
+        validation = validation.select(range(min(len(validation), spec.evaluation.max_samples)))
+    steps = Steps(
+        spec,
+        world=world,
+        report=say,
+        checkpointer=checkpointer,
+        validation=validation,
+        baseline=restored.manifest.reached.baseline if restored else None,
+        goes_on=restored is not None and elsewhere is None,
+    )
+    trainer = _build(task, world, steps, model_folder, restored.folder if restored else None)
+    if elsewhere:
+        begin_with(elsewhere, trainer.model, world)
+    if restored:
+        trainer.first_step = restored.manifest.step
+        say(Resumed(restored.manifest.step, restored.uri))
+    trainer.train(resume_from_checkpoint=str(restored.folder) if restored else None)
+    checkpointer.flush()
+    if not steps.interrupted:
+        if validation is not None:
+            say(StageStarted(Stage.EVALUATING))
+            steps.evaluate(baseline=False)
+        _publish_weights(task, world, trainer)
+    say(Trained(trainer.state.global_step, steps.interrupted))
+
+
+def _build(task: Task, world: World, steps: Any, model_folder: Path, resume_from: Path | None) -> Any:
+    """The trainer. The arguments come before the model: they tell transformers about ZeRO-3."""
+    from finetune_training.model.model import load_model, load_tokenizer
+    from finetune_training.worker import objective
+
+    spec = task.job.spec
+    batch = batch_of(spec, ranks=world.size)
+    plan = Plan.of(
+        samples=task.data.train_samples,
+        global_batch_size=batch.global_batch_size,
+        seed=spec.training.seed,
+        epochs=spec.training.epochs,
+        max_steps=spec.training.max_steps,
+    )
+    config = deepspeed_config(spec, ranks=world.size, on_gpu=task.on_gpu)
+    args = objective.sft_config(
+        spec,
+        batch,
+        steps=plan.steps,
+        deepspeed=merged(config, loading(resume_from) if resume_from else {}),
+        on_gpu=task.on_gpu,
+        folder=task.staging / "trainer",
+    )
+    trainer = objective.sft_trainer(
+        spec,
+        model=load_model(model_folder, spec),
+        tokenizer=load_tokenizer(model_folder, spec),
+        args=args,
+        plan=plan,
+        train=_dataset(task, world, task.data.train),
+        callbacks=[steps],
+        save=steps.save,
+        on_batch=steps.on_batch,
+    )
+    steps.attach(trainer)
+    return trainer
+
+
+def _join(task: Task, context: Context) -> World:
+    """Bring up the process group (Ray Train has done so already) and our own."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if task.on_gpu else "cpu")
+    import deepspeed
+    import torch
+
+    if not task.on_gpu:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.world_size))
+    deepspeed.init_distributed(dist_backend="nccl" if task.on_gpu else "gloo", auto_mpi_discovery=False)
+    return TorchWorld.create()
+
+
+def _first_of_node(world: World, fetch: Callable[[], Any]) -> Any:
+    """One rank of each node fetches, the others then find it there."""
+    result = fetch() if world.local_rank == 0 else None
+    world.gather(None)
+    return result if world.local_rank == 0 else fetch()
+
+
+def _dataset(task: Task, world: World, shards: list[Shard]) -> Any:
+    """The packed samples of `shards` as one memory-mapped dataset, None when there are none."""
+    from datasets import Dataset, concatenate_datasets
+
+    if not shards:
+        return None
+    paths = _first_of_node(world, lambda: fetch_shards(task.data_store, shards, task.staging / "data"))
+    return concatenate_datasets([Dataset.from_file(str(path)) for path in paths]).with_format("numpy")
+
+
+def _publish_weights(task: Task, world: World, trainer: Any) -> None:
+    """The trained weights as they are: an adapter, or a whole model. Rank 0 writes and uploads them."""
+    from finetune_training.model.export import name_base, publish
+    from finetune_training.model.model import save_weights
+
+    folder = task.staging / "weights"
+    save_weights(trainer, folder)
+    if world.rank == 0:
+        lora = task.job.spec.method.type is MethodType.LORA
+        if lora:
+            name_base(folder, task.base, revision=task.job.spec.model.revision)
+        check_fence(task.store, task.turn)
+        publish(folder, task.store.child("result", "adapter" if lora else "merged"))
+        shutil.rmtree(folder)
+    world.gather(None)
+
+
+def _facts(task: Task) -> Facts:
+    spec = task.job.spec
+    return Facts(
+        attempt=task.turn.attempt,
+        restart=task.turn.restart,
+        world_size=task.ranks,
+        zero_stage=spec.deepspeed.stage,
+        method=spec.method.type,
+        seed=spec.training.seed,
+        global_batch_size=spec.training.global_batch_size,
+        data_fingerprint=task.data.fingerprint,
+        versions=task.versions,
+    )
