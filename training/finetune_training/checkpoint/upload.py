@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from finetune_training.checkpoint.manifest import CheckpointFile
 from finetune_training.contract.failure import Failure, FailureClass, FinetuneError
-from finetune_training.data.shards import sha256_of
+from finetune_training.store.digest import sha256_of
 from finetune_training.store.storage import Store, patience
 
 T = TypeVar("T")

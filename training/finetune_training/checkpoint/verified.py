@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from finetune_training.checkpoint.manifest import CheckpointFile
-from finetune_training.data.shards import sha256_of
+from finetune_training.store.digest import sha256_of
 from finetune_training.store.storage import Store
 
 _FILES = 4

@@ -7,7 +7,6 @@ there.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +16,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.alias_generators import to_camel
 
 from finetune_training.contract.failure import infrastructure_error
+from finetune_training.store.digest import sha256_of
 from finetune_training.store.storage import Store
 
 # One row is one packed sample of at most `maxLength` tokens. `labels` is `input_ids`, or -100 where nothing is learnt
@@ -143,8 +143,3 @@ def _fetch(store: Store, shard: Shard, cache: Path) -> Path:
                 f"Delete {store.uri} and run the same command again: the data is prepared anew.",
             )
     return path
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

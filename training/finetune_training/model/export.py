@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import ModelSpec
-from finetune_training.data.shards import sha256_of
 from finetune_training.events.result import Artifact, ArtifactFile
 from finetune_training.model.modelfiles import ADAPTER_CONFIG, CONFIG, is_weights
+from finetune_training.store.digest import sha256_of
 from finetune_training.store.storage import Store
 
 # Readers look for these first, so they come last: a folder that has them is whole.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_training.contract.failure import user_error
+from finetune_training.store.digest import sha256_of
 
 # What a model folder holds besides its tokenizer.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json", ".ot")
@@ -52,8 +53,7 @@ def digest(folder: Path) -> str:
     """sha256 over those files' names and bytes."""
     whole = hashlib.sha256()
     for path in tokenizer_files(folder):
-        with path.open("rb") as file:
-            whole.update(f"{path.relative_to(folder)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+        whole.update(f"{path.relative_to(folder)}\0{sha256_of(path)}\0".encode())
     return whole.hexdigest()
 
 
