@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from finetune_training.checkpoint import shelf
 from finetune_training.checkpoint.extract import export
+from finetune_training.checkpoint.run_folder import remember
 from finetune_training.contract.spec import Job
-from finetune_training.driver.attempt import remember
 from finetune_training.events.progress import Evaluated, Resumed, Warned
 from finetune_training.store.storage import Store, open_store
 from tests.cli import Ended, finetune, write_job, write_rows

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune_training.checkpoint.manifest import FOLDER, CheckpointManifest
+from finetune_training.checkpoint.run_folder import asked, resolved
 from finetune_training.checkpoint.shelf import Checkpoint
 from finetune_training.checkpoint.verified import fetch, place_of_files
 from finetune_training.contract.failure import data_error, user_error
 from finetune_training.contract.spec import ArtifactFormat, MethodType, ModelSpec, RunSpec
-from finetune_training.driver.attempt import asked, place, resolved
 from finetune_training.events.result import Artifact
 from finetune_training.model.fetch import default_cache, fetch_model
 from finetune_training.model.modelfiles import Parts
+from finetune_training.store.located import canonical
 from finetune_training.store.storage import Store, open_store
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed reads it when it is imported
@@ -66,8 +67,8 @@ def _spec(store: Store) -> RunSpec:
 
 def _check_target(target: Store, run: Store, model: ModelSpec) -> None:
     """What is exported replaces what lies there."""
-    out, own = place(target.uri), place(run.uri)
-    if out == place(model.uri) or out == own or out.startswith(f"{own}/"):
+    out, own = canonical(target.uri), canonical(run.uri)
+    if out == canonical(model.uri) or out == own or out.startswith(f"{own}/"):
         raise user_error(
             "OutputOverwrites",
             f"{target.uri} is the base model's folder, or the run's own.",

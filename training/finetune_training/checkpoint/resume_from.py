@@ -17,11 +17,11 @@ from pydantic.alias_generators import to_camel
 from finetune_training.checkpoint.lineage import committed
 from finetune_training.checkpoint.load import Restored, differences, restore
 from finetune_training.checkpoint.manifest import FOLDER, CheckpointManifest, Facts, place_of, read_manifest
+from finetune_training.checkpoint.run_folder import asked
 from finetune_training.checkpoint.verified import fetch, place_of_files
 from finetune_training.checkpoint.world import World, first_of, first_problem
 from finetune_training.contract.failure import data_error, user_error
 from finetune_training.contract.spec import MethodType, RunSpec
-from finetune_training.driver.attempt import asked
 from finetune_training.events.progress import Event, Warned
 from finetune_training.store.storage import Store, open_store
 

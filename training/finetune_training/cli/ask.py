@@ -12,14 +12,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from finetune_training.checkpoint.run_folder import finished
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.jobfile import read_job
 from finetune_training.contract.spec import ArtifactFormat, Job, ModelSpec
 from finetune_training.data.shards import MANIFEST, DataManifest
-from finetune_training.driver.attempt import finished, located
 from finetune_training.driver.environment import quiet, set_up_ray
 from finetune_training.model.fetch import default_cache
 from finetune_training.predict.predict import Batch, Target, predict_files, predict_one, target_of
+from finetune_training.store.located import located
 from finetune_training.store.storage import Store, open_store
 
 

@@ -17,14 +17,15 @@ from typing import Annotated
 import typer
 from rich.console import Console, RenderableType
 
+from finetune_training.checkpoint.run_folder import REPORT, finished, remember, run_store
 from finetune_training.cli import checkpoint_commands
 from finetune_training.cli.guarded import console_on, guarded
 from finetune_training.cli.validate import plan_text
 from finetune_training.contract.failure import FinetuneError, classify, user_error
 from finetune_training.contract.jobfile import json_schema, read_job
-from finetune_training.driver import attempt as attempts
-from finetune_training.driver.attempt import Attempt, Request
+from finetune_training.driver.attempt import Attempt, claim, start_anew
 from finetune_training.driver.environment import quiet, set_up_ray
+from finetune_training.driver.request import Request
 from finetune_training.driver.signals import end_at_sigterm
 from finetune_training.events.result import RunResult
 from finetune_training.show.display import progress_on
@@ -127,16 +128,16 @@ def _run(job_file: Path, workers: int | None, *, fresh: bool) -> None:
 def _result(job_file: Path, workers: int | None, status: Status, *, fresh: bool) -> RunResult:
     """The run's result: there already, or of a new attempt."""
     job = read_job(job_file)
-    store = attempts.run_store(job)
-    attempt = attempts.start_anew(store) if fresh else None
+    store = run_store(job)
+    attempt = start_anew(store) if fresh else None
     text = job_file.read_text(encoding="utf-8")
-    attempts.remember(store, job, text)
+    remember(store, job, text)
     console = console_on(sys.stdout)
-    if attempt is None and (result := attempts.finished(store)):
+    if attempt is None and (result := finished(store)):
         console.print(f"{job.name} is done already. Start it anew with --fresh.", markup=False)
         console.print(_summary(result, store.uri, job_file))
         return result
-    attempt = attempt or attempts.claim(store)
+    attempt = attempt or claim(store)
     attempt.folder.mkdir(parents=True, exist_ok=True)
     try:
         with quiet(attempt.folder / "driver.log") as terminal, attempt.shipped():
@@ -175,7 +176,7 @@ def _keep(attempt: Attempt, console: Console) -> None:
 def _report(job_file: Path) -> None:
     job = read_job(job_file)
     store = open_store(job.spec.checkpoint.uri).child(job.path)
-    result = attempts.finished(store)
+    result = finished(store)
     if result is None:
         raise user_error("NotFinished", f"{store.uri} has no result yet.", f"Run it: finetune run {job_file}")
     console_on(sys.stdout).print(_summary(result, store.uri, job_file))
@@ -184,4 +185,4 @@ def _report(job_file: Path) -> None:
 def _summary(result: RunResult, uri: str, job_file: Path) -> RenderableType:
     prompt = result.samples[0].prompt if result.samples else "Hello"
     command = f"finetune predict {shlex.quote(str(job_file))} {shlex.quote(prompt[:60])}"
-    return summary(result, report=f"{uri}/{attempts.REPORT}", result_uri=f"{uri}/result", command=command)
+    return summary(result, report=f"{uri}/{REPORT}", result_uri=f"{uri}/result", command=command)

@@ -14,26 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from finetune_training.checkpoint.lineage import check_fence
+from finetune_training.checkpoint.run_folder import REPORT, RESULT, Resolved, resolve, resolved, versions
 from finetune_training.contract.failure import FinetuneError
 from finetune_training.contract.spec import ArtifactFormat, Job
 from finetune_training.data.prepare import prepare, prepared
 from finetune_training.data.shards import DataManifest
 from finetune_training.driver import watch
-from finetune_training.driver.attempt import (
-    METRICS,
-    REPORT,
-    RESULT,
-    Attempt,
-    Request,
-    Resolved,
-    located,
-    resolve,
-    resolved,
-    versions,
-)
+from finetune_training.driver.attempt import METRICS, Attempt
 from finetune_training.driver.finish import Finish, Finished, finish
 from finetune_training.driver.ray_cluster import Cluster, cluster_for, ray_session, run_task, staging_folder
 from finetune_training.driver.repair import Repair
+from finetune_training.driver.request import Request
 from finetune_training.events.history import History, read_history
 from finetune_training.events.progress import (
     CheckpointSaved,
@@ -53,6 +44,7 @@ from finetune_training.model.fetch import default_cache, fetch_tokenizer
 from finetune_training.model.modelfiles import check_context
 from finetune_training.show.model_card import render_model_card
 from finetune_training.show.report import ReportInputs, render_report
+from finetune_training.store.located import located
 from finetune_training.store.storage import open_store
 from finetune_training.worker.worker import Task
 

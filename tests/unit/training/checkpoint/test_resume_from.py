@@ -11,9 +11,9 @@ import torch
 
 from finetune_training.checkpoint.manifest import Reached
 from finetune_training.checkpoint.resume_from import Elsewhere, begin_with, resume_from
+from finetune_training.checkpoint.run_folder import remember
 from finetune_training.contract.failure import FailureClass, FinetuneError
 from finetune_training.contract.spec import Job
-from finetune_training.driver.attempt import remember
 from finetune_training.events.progress import Warned
 from tests.checkpoints import BASELINE, FACTS, Alone, Run
 
