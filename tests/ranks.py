@@ -125,7 +125,8 @@ def main(folder: Path) -> None:
     from accelerate.state import AcceleratorState, PartialState
 
     from finetune_training.worker.objective import ExactSFTTrainer
-    from finetune_training.worker.worker import Context, Task, train
+    from finetune_training.worker.task import Context, Task
+    from finetune_training.worker.worker import train
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     outcomes: list[Outcome] = []

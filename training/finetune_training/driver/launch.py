@@ -1,7 +1,7 @@
 """The ranks of an attempt as Ray Train workers, once: from their start to their end.
 
 In: a `Task`. Out: its events, as they happen, and at the end what came of it: trained, or a `Failure` that says why not.
-Ray is embedded (this process starts and ends it) unless RAY_ADDRESS names a cluster. One actor, the `Line` (rank.py), carries
+Ray is embedded (this process starts and ends it) unless RAY_ADDRESS names a cluster. One actor, the `Line` (line.py), carries
 events from the ranks to the driver, and back the wish to stop.
 """
 
@@ -20,15 +20,16 @@ from typing import Any
 import ray
 
 from finetune_training.contract.failure import AGAIN, Failure, FailureClass, FinetuneError
-from finetune_training.driver.listen import LAST, Draining, Heard, Message, Signalled, first_cause, listen
-from finetune_training.driver.preemption import DRIVER_TOLD, LOSSES, Place, explained, stopped
+from finetune_training.driver.listen import Draining, Heard, Message, Signalled, first_cause, listen
+from finetune_training.driver.preemption import DRIVER_TOLD, LOSSES, explained, stopped
 from finetune_training.driver.ray_cluster import LOOK_SECONDS, draining_watched, free_places, on_node, on_nodes
 from finetune_training.driver.signals import signals_to, told_to_end
 from finetune_training.events.progress import Event, Trained
 from finetune_training.worker.container import HostMemory, host_memory
-from finetune_training.worker.rank import Line, run_rank, stacks_path
+from finetune_training.worker.line import LAST, Line, Place
+from finetune_training.worker.rank import run_rank, stacks_path
 from finetune_training.worker.stacks import Found, collect, culprit, end, told
-from finetune_training.worker.worker import Task
+from finetune_training.worker.task import Task
 
 logger = logging.getLogger(__name__)
 STACKS = "stacks.txt"
@@ -41,7 +42,7 @@ def launch(task: Task, *, spread: bool, folder: Path, on_event: Callable[[Event]
     their stacks are in `folder` then. Raises a FinetuneError."""
     # Here, where it is lost only together with the driver: a machine of ranks that is lost must not take the line along.
     here = on_node(ray.get_runtime_context().get_node_id())
-    line = Line.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    line = ray.remote(num_cpus=0)(Line).options(scheduling_strategy=here).remote()
     messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
     outcome: list[BaseException] = []
     found: list[Found] = []

@@ -14,27 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from finetune_training.contract.failure import AGAIN, Failure, classify, infrastructure_error
-from finetune_training.driver.preemption import DRIVER_TOLD, Place, Taken, taken_away
+from finetune_training.driver.preemption import DRIVER_TOLD, Taken, taken_away
 from finetune_training.driver.watch import Watch
-from finetune_training.events.progress import Away, Event, Report, StageStarted, Step, Trained, Warned
+from finetune_training.events.progress import Away, Event, StageStarted, Step, Trained, Warned
+from finetune_training.worker.line import Place, RankFailed, RankPlaced, Said
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RankFailed:
-    """A rank's last word."""
-
-    failure: Failure
-    traceback: str
-
-
-@dataclass(frozen=True)
-class RankPlaced:
-    """A rank's first word."""
-
-    rank: int
-    place: Place
 
 
 @dataclass(frozen=True)
@@ -66,8 +51,7 @@ class Heard:
     hung: tuple[float, int] | None = None
 
 
-LAST = None
-Message = Report | RankPlaced | RankFailed | Signalled | Draining | None
+Message = Said | Signalled | Draining
 
 
 def listen(

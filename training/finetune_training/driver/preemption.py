@@ -10,21 +10,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from finetune_training.contract.failure import AGAIN, Failure, FailureClass
+from finetune_training.worker.line import Place
 
 LOSSES = ("WorkerLost", "NodeLost", "ClusterLost", "Collective")
-
 """Reasons of failures: ranks are gone, or their peers are."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a rank is: Ray's id of the node, its address for people, its process, and how many processes the kernel had
-    killed there for want of memory when it began."""
-
-    node: str
-    address: str
-    pid: int = 0
-    kills: int = 0
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from finetune_training.driver.preemption import LOSSES, with_the_driver
 from finetune_training.driver.ray_cluster import Cluster, await_machines
 from finetune_training.driver.signals import told_to_end
 from finetune_training.events.progress import CheckpointSaved, Event, MemoryUse, Restarted, Stage, StageStarted, Trained
-from finetune_training.worker.worker import Task
+from finetune_training.worker.task import Task
 
 LOSSES_WITHOUT_CHECKPOINT = 3
 """So often ranks are started again after a loss without a new checkpoint in between: what is lost more often has a reason."""

@@ -46,7 +46,7 @@ from finetune_training.show.model_card import render_model_card
 from finetune_training.show.report import ReportInputs, render_report
 from finetune_training.store.located import located
 from finetune_training.store.storage import open_store
-from finetune_training.worker.worker import Task
+from finetune_training.worker.task import Task
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""One rank as a Ray Train worker, and the line from the ranks to the driver.
+"""One rank as a Ray Train worker.
 
 In: a `Task`, in a process that Ray has started. Out: `worker.train` is called with a context made of Ray's; what it reports,
 and its last word if it fails, go down the line. What the process prints is the rank's log, which is brought to the store
@@ -7,7 +7,6 @@ while it runs: a rank that is killed has nothing to bring any more.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import traceback
@@ -19,13 +18,13 @@ from typing import Any
 import ray
 
 from finetune_training.contract.failure import classify
-from finetune_training.driver.listen import LAST, Message, RankFailed, RankPlaced
-from finetune_training.driver.preemption import Place
 from finetune_training.events.progress import Report
 from finetune_training.store.shipping import shipped
 from finetune_training.worker.container import host_memory
+from finetune_training.worker.line import Place, RankFailed, RankPlaced
 from finetune_training.worker.stacks import listening
-from finetune_training.worker.worker import Context, Task, train
+from finetune_training.worker.task import Context, Task
+from finetune_training.worker.worker import train
 
 
 def stacks_path(task: Task, rank: int) -> Path:
@@ -57,32 +56,6 @@ def run_rank(config: dict[str, Any]) -> None:
             traceback.print_exc()
             ray.get(line.tell.remote(RankFailed(classify(error, rank=rank), traceback.format_exc())))
             raise
-
-
-@ray.remote(num_cpus=0)
-class Line:
-    """Carries messages in order. Every message is answered with whether to stop."""
-
-    def __init__(self) -> None:
-        self._messages: asyncio.Queue[Message] = asyncio.Queue()
-        self._stopping = False
-
-    async def tell(self, message: Message) -> bool:
-        await self._messages.put(message)
-        return self._stopping
-
-    async def drain(self) -> list[Message]:
-        """At least one message."""
-        batch = [await self._messages.get()]
-        while not self._messages.empty():
-            batch.append(self._messages.get_nowait())
-        return batch
-
-    async def stop(self) -> None:
-        self._stopping = True
-
-    async def end(self) -> None:
-        await self._messages.put(LAST)
 
 
 @contextmanager

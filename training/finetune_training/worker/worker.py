@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +19,14 @@ from finetune_training.checkpoint.manifest import Facts
 from finetune_training.checkpoint.reshape import loading
 from finetune_training.checkpoint.resume_from import Elsewhere, begin_with, resume_from
 from finetune_training.checkpoint.save import Checkpointer, Origin
-from finetune_training.checkpoint.turn import Turn
 from finetune_training.checkpoint.world import TorchWorld, World
-from finetune_training.contract.spec import Job, MethodType, ModelSpec
-from finetune_training.data.shards import DataManifest, Shard, fetch_shards
+from finetune_training.contract.spec import MethodType
+from finetune_training.data.shards import Shard, fetch_shards
 from finetune_training.events.progress import Report, Resumed, Stage, StageStarted, Trained
 from finetune_training.model.engine import batch_of, deepspeed_config, merged
 from finetune_training.model.fetch import default_cache, fetch_model
-from finetune_training.store.storage import Store
 from finetune_training.worker.position import Plan
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the ranks are to do. `job` has its local URIs made absolute and the model's revision pinned; `base` is
-    the model as the user wrote it; `inherited` are the checkpoints that may be loaded, newest first; `store` is the run's
-    folder; `staging` is a folder on each node."""
-
-    job: Job
-    base: ModelSpec
-    turn: Turn
-    inherited: list[str]
-    store: Store
-    data: DataManifest
-    ranks: int
-    on_gpu: bool
-    staging: Path
-    versions: dict[str, str]
-
-    @property
-    def data_store(self) -> Store:
-        return self.store.child("data", self.data.fingerprint)
-
-
-@dataclass(frozen=True)
-class Context:
-    """One rank's surroundings. `report` delivers an event and answers whether the driver asks to stop."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-    report: Callable[[Report], bool]
+from finetune_training.worker.task import Context, Task
 
 
 def train(task: Task, context: Context) -> None:

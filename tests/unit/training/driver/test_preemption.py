@@ -8,9 +8,10 @@ import signal
 import pytest
 
 from finetune_training.contract.failure import Failure, FailureClass, infrastructure_error
-from finetune_training.driver.listen import Draining, Heard, Message, RankFailed, RankPlaced, Signalled, listen
-from finetune_training.driver.preemption import DRIVER_TOLD, Place, Taken, explained, stopped, taken_away
+from finetune_training.driver.listen import Draining, Heard, Message, Signalled, listen
+from finetune_training.driver.preemption import DRIVER_TOLD, Taken, explained, stopped, taken_away
 from finetune_training.events.progress import Event, Trained, Warned
+from finetune_training.worker.line import Place, RankFailed, RankPlaced
 
 PLACES = {
     0: Place("n1", "10.0.0.1"),

@@ -20,7 +20,7 @@ from finetune_training.driver.ray_cluster import Cluster
 from finetune_training.driver.repair import LOSSES_WITHOUT_CHECKPOINT, Repair
 from finetune_training.events.progress import CheckpointSaved, Event, MemoryUse, Restarted, Trained
 from finetune_training.store.storage import Store
-from finetune_training.worker.worker import Task
+from finetune_training.worker.task import Task
 
 DONE = Trained(9, interrupted=False)
 Launch = Callable[[Task, Callable[[Event], None]], Trained]
