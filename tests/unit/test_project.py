@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROJECTS = ("training", "operator")
 LOCKS = {each: ROOT / each / "requirements.lock" for each in PROJECTS} | {"development": ROOT / "requirements-dev.lock"}
 MAKEFILE = (ROOT / "Makefile").read_text()
-# The contract between the two packages is one file, mostly the fields' own documentation (design, section 2).
+# What a person may ask of a run is one file, mostly the fields' own documentation (design, section 2).
 LONGEST = {"spec.py": 350}
 # Each generated document and the command (of `make generate`) that prints it.
 GENERATED = {
@@ -119,15 +120,25 @@ def test_no_module_is_longer_than_a_person_reads_at_once(project: str) -> None:
 
 
 @pytest.mark.parametrize("project", PROJECTS)
+def test_no_folder_has_more_modules_than_a_person_sees_at_once(project: str) -> None:
+    modules = Counter(path.parent for path in (ROOT / project).rglob("*.py") if path.name != "__init__.py")
+    assert modules
+    assert {folder.name: number for folder, number in modules.items() if number > 16} == {}
+
+
+@pytest.mark.parametrize("project", PROJECTS)
 def test_every_module_says_why_it_exists(project: str) -> None:
     modules = [path for path in (ROOT / project).rglob("*.py") if path.stat().st_size]
     assert [path.name for path in modules if not path.read_text().startswith('"""')] == []
 
 
 def test_the_contract_with_the_operator_needs_only_pydantic_and_yaml() -> None:
+    folder = ROOT / "training" / "finetune_training" / "contract"
+    modules = sorted(f"finetune_training.contract.{path.stem}" for path in folder.glob("[!_]*.py"))
+    assert {"finetune_training.contract.spec", "finetune_training.contract.failure"} < set(modules)
     script = (
         "import sys; before = set(sys.modules)\n"
-        "import finetune_training.contract.spec, finetune_training.contract.failure, finetune_training.contract.jobfile\n"
+        f"import {', '.join(modules)}\n"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

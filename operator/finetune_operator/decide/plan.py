@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from finetune_operator.api.job import FineTuneJobSpec
 from finetune_operator.observe.views import JobView
 from finetune_operator.settings import Head, Platform, Pool
+from finetune_training.contract.batch import batch_of
 from finetune_training.contract.failure import FinetuneError
 from finetune_training.contract.spec import CLUSTER_FIELDS, CLUSTER_RESOURCE_FIELDS
-from finetune_training.model.engine import batch_of
 
 # Those of finetune_training.store.storage that outlive a pod.
 _STORES = ("s3://", "gs://", "az://")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from finetune_training.contract.batch import batch_of
 from finetune_training.contract.spec import Job, MethodType
-from finetune_training.model.engine import batch_of, deepspeed_config
+from finetune_training.model.engine import deepspeed_config
 
 
 def plan_text(job: Job, *, ranks: int | None) -> str:

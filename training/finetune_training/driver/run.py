@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune_training.checkpoint.lineage import check_fence
 from finetune_training.checkpoint.run_folder import REPORT, RESULT, Resolved, resolve, resolved, versions
+from finetune_training.contract.batch import batch_of
 from finetune_training.contract.failure import FinetuneError
 from finetune_training.contract.spec import ArtifactFormat, Job
 from finetune_training.data.prepare import prepare, prepared
@@ -39,7 +40,6 @@ from finetune_training.events.progress import (
     Trained,
 )
 from finetune_training.events.result import Evaluations, RunResult, Scores
-from finetune_training.model.engine import batch_of
 from finetune_training.model.fetch import default_cache, fetch_tokenizer
 from finetune_training.model.modelfiles import check_context
 from finetune_training.show.model_card import render_model_card

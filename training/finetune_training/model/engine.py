@@ -1,4 +1,4 @@
-"""RunSpec and the number of ranks → batch arithmetic and the DeepSpeed config.
+"""RunSpec and the number of ranks → the DeepSpeed config.
 
 In: what the user asked for. Out: plain values, the same wherever they are computed: `finetune validate` prints what the
 ranks will use. Pure.
@@ -6,37 +6,13 @@ ranks will use. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from finetune_training.contract.batch import batch_of
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import Offload, Precision, RunSpec
 
 MAX_GRAD_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """How one optimizer step is cut: global = ranks × micro × accumulation."""
-
-    global_batch_size: int
-    micro_batch_size: int
-    gradient_accumulation_steps: int
-    ranks: int
-
-
-def batch_of(spec: RunSpec, *, ranks: int) -> Batch:
-    """Raises a User error when `globalBatchSize` cannot be cut evenly."""
-    total, micro = spec.training.global_batch_size, spec.training.micro_batch_size
-    accumulation, rest = divmod(total, ranks * micro)
-    if rest or not accumulation:
-        fitting = _nearest_multiples(total, ranks * micro)
-        raise user_error(
-            "BatchNotDivisible",
-            f"spec.training.globalBatchSize: {total} cannot be divided among {ranks} ranks with microBatchSize {micro}.",
-            f"Make globalBatchSize a multiple of {ranks * micro} ({fitting}), or change microBatchSize or the number of workers.",
-        )
-    return Batch(total, micro, accumulation, ranks)
 
 
 def deepspeed_config(spec: RunSpec, *, ranks: int, on_gpu: bool) -> dict[str, Any]:
@@ -98,8 +74,3 @@ def _number(spec: RunSpec, name: str, default: float) -> float:
         raise user_error(
             "InvalidExtra", f"spec.training.extra.{name}: {value!r} is no number.", "Write a number."
         ) from None
-
-
-def _nearest_multiples(total: int, unit: int) -> str:
-    below = total // unit * unit
-    return f"{below} or {below + unit}" if below else str(unit)

@@ -22,10 +22,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 
 from finetune_training.checkpoint.reshape import settle
+from finetune_training.contract.batch import Batch
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import Offload, Precision, RunSpec, Scheduler
 from finetune_training.data.shards import IGNORE
-from finetune_training.model.engine import MAX_GRAD_NORM, Batch
+from finetune_training.model.engine import MAX_GRAD_NORM
 from finetune_training.model.model import flattens, lora_config
 from finetune_training.worker.position import EMPTY, Plan
 

@@ -20,10 +20,11 @@ from finetune_training.checkpoint.reshape import loading
 from finetune_training.checkpoint.resume_from import Elsewhere, begin_with, resume_from
 from finetune_training.checkpoint.save import Checkpointer, Origin
 from finetune_training.checkpoint.world import TorchWorld, World
+from finetune_training.contract.batch import batch_of
 from finetune_training.contract.spec import MethodType
 from finetune_training.data.shards import Shard, fetch_shards
 from finetune_training.events.progress import Report, Resumed, Stage, StageStarted, Trained
-from finetune_training.model.engine import batch_of, deepspeed_config, merged
+from finetune_training.model.engine import deepspeed_config, merged
 from finetune_training.model.fetch import default_cache, fetch_model
 from finetune_training.worker.position import Plan
 from finetune_training.worker.task import Context, Task

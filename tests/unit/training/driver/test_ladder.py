@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from finetune_training.contract.batch import batch_of
 from finetune_training.contract.spec import Job, Offload, RunSpec
 from finetune_training.driver.ladder import Memory, difference, relieved
-from finetune_training.model.engine import batch_of
 
 
 def asked(**training: Any) -> RunSpec:

@@ -1,4 +1,4 @@
-"""Batch arithmetic and the DeepSpeed config."""
+"""The DeepSpeed config."""
 
 from __future__ import annotations
 
@@ -6,28 +6,12 @@ from typing import Any
 
 import pytest
 
-from finetune_training.contract.failure import FinetuneError
 from finetune_training.contract.spec import RunSpec
-from finetune_training.model.engine import batch_of, deepspeed_config, merged
+from finetune_training.model.engine import deepspeed_config, merged
 
 
 def spec(**changes: Any) -> RunSpec:
     return RunSpec.model_validate({"model": {"uri": "m"}, "dataset": {"train": [{"uri": "d"}]}, **changes})
-
-
-@pytest.mark.parametrize(("ranks", "micro", "accumulation"), [(1, 1, 64), (8, 1, 8), (8, 4, 2), (32, 2, 1)])
-def test_accumulation_follows_from_the_global_batch(ranks: int, micro: int, accumulation: int) -> None:
-    batch = batch_of(spec(training={"globalBatchSize": 64, "microBatchSize": micro}), ranks=ranks)
-    assert batch.gradient_accumulation_steps == accumulation
-    assert batch.ranks * batch.micro_batch_size * accumulation == 64
-
-
-@pytest.mark.parametrize(("total", "ranks", "fits"), [(10, 4, "8 or 12"), (2, 4, "(4)")])
-def test_a_batch_that_cannot_be_cut_says_which_would_fit(total: int, ranks: int, fits: str) -> None:
-    with pytest.raises(FinetuneError) as raised:
-        batch_of(spec(training={"globalBatchSize": total}), ranks=ranks)
-    assert raised.value.failure.reason == "BatchNotDivisible"
-    assert fits in raised.value.failure.remedy
 
 
 def test_the_classic_case_offloads_to_pinned_host_memory() -> None:

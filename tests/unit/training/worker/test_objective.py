@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from finetune_training.contract.batch import batch_of
 from finetune_training.contract.failure import FinetuneError
 from finetune_training.contract.spec import RunSpec
-from finetune_training.model.engine import batch_of, deepspeed_config
+from finetune_training.model.engine import deepspeed_config
 from finetune_training.worker.objective import sft_config
 
 
