@@ -20,6 +20,7 @@ from finetune_training.store.storage import Store
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{8,})-a([\d.]+)")
+_UNIVERSAL = re.compile(r"universal-a([\d.]+)\.json")
 _BLANK = "0" * 64
 # DeepSpeed's and transformers' names of what only the rank that wrote it reads again.
 _OF_ONE_RANK = re.compile(r"(^|/)(\w*zero_pp_rank_\d+_mp_rank_\d+_\w+\.pt|rng_state_\d+\.pth)$")
@@ -133,6 +134,17 @@ def place_of(name: str) -> tuple[Turn, int] | None:
     match = _NAME.fullmatch(name)
     turn = Turn.of(match[2]) if match else None
     return (turn, int(match[1])) if match and turn else None
+
+
+def universal_name(turn: str) -> str:
+    """Of a checkpoint's universal form that was made in `turn`: of its folder, and with `.json` of the list of its files."""
+    return f"universal-a{turn}"
+
+
+def lists_universal(file: str) -> bool:
+    """Whether the file of that name lists a universal form."""
+    match = _UNIVERSAL.fullmatch(file)
+    return bool(match and Turn.of(match[1]))
 
 
 def manifest_key(name: str) -> str:

@@ -20,10 +20,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from finetune_training.checkpoint.manifest import MANIFEST, lists_universal
+
 _LATEST = "latest"
 _UNIVERSAL = "latest_universal"
-# What lies beside the files that DeepSpeed and transformers have written (manifest.py, universal.py).
-_OURS = re.compile(r"(manifest|universal-a\d+)\.json")
 _RNG = re.compile(r"rng_state(?:_(\d+))?\.pth")
 
 
@@ -39,8 +39,9 @@ def convert(folder: Path, out: Path) -> None:
     else:
         shutil.copytree(folder / tag, part / tag, copy_function=_link)
         _link(folder / _LATEST, part / _LATEST)
+    # But for what we have put beside the files that DeepSpeed and transformers have written.
     for path in folder.iterdir():
-        if path.is_file() and path.name not in (_LATEST, _UNIVERSAL) and not _OURS.fullmatch(path.name):
+        if path.is_file() and path.name not in (_LATEST, _UNIVERSAL, MANIFEST) and not lists_universal(path.name):
             _link(path, part / path.name)
     part.rename(out)
 

@@ -7,20 +7,24 @@ create-only, `universal-a<turn>.json`, which lists it as a manifest lists a chec
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_training.checkpoint.manifest import FOLDER, CheckpointFile, CheckpointManifest, Sealed
+from finetune_training.checkpoint.manifest import (
+    FOLDER,
+    CheckpointFile,
+    CheckpointManifest,
+    Sealed,
+    lists_universal,
+    universal_name,
+)
 from finetune_training.checkpoint.reshape import arranged, convert
 from finetune_training.checkpoint.turn import Turn
 from finetune_training.checkpoint.upload import Uploader
 from finetune_training.checkpoint.verified import fetch, place_of_files
 from finetune_training.checkpoint.world import World, first_of, first_problem
 from finetune_training.store.storage import Store
-
-_LIST = re.compile(r"universal-a(\d[\d.]*)\.json")
 
 
 class Universal(Sealed):
@@ -88,7 +92,7 @@ class Reshaping:
     def _kept(self, name: str) -> Universal | None:
         """The newest that can be read."""
         for entry in reversed(self.store.files(f"{FOLDER}/{name}")):
-            if _LIST.fullmatch(entry.key.rsplit("/", 1)[-1]):
+            if lists_universal(entry.key.rsplit("/", 1)[-1]):
                 try:
                     return Universal.from_bytes(self.store.get(entry.key) or b"")
                 except ValueError:
@@ -111,4 +115,4 @@ class Reshaping:
 
 
 def _prefix(name: str, turn: str) -> str:
-    return f"{FOLDER}/{name}/universal-a{turn}"
+    return f"{FOLDER}/{name}/{universal_name(turn)}"

@@ -17,7 +17,7 @@ def replicated(folder: Path, *, ranks: int) -> Path:
     (folder / "global_step3").mkdir(parents=True)
     (folder / "global_step3" / "mp_rank_00_model_states.pt").write_text("everything")
     (folder / "latest").write_text("global_step3")
-    for name in ("trainer_state.json", "manifest.json", "universal-a2.json"):
+    for name in ("trainer_state.json", "manifest.json", "universal-a2.json", "universal-a2.1.json"):
         (folder / name).write_text("{}")
     for rank in range(ranks):
         (folder / (f"rng_state_{rank}.pth" if ranks > 1 else "rng_state.pth")).write_text(f"random of {rank}")
