@@ -46,6 +46,11 @@ def format_of(file: File) -> Format | None:
     return next((known for ending, known in ENDINGS.items() if name.endswith(ending)), None)
 
 
+def where_of(file: File, format_: Format, number: int) -> str:
+    """Where row `number` stands, for people."""
+    return f"{file.uri}, row {number}" if format_ is Format.PARQUET else f"{file.uri}:{number}"
+
+
 def read(file: File, format_: Format, sample_by: SampleBy, columns: tuple[str, ...] = ()) -> Rows:
     """The file's rows. `columns`: all that is wanted of a Parquet file, where it has them; none means everything."""
     if format_ is Format.PARQUET:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from finetune_training.contract.failure import data_error, user_error
 from finetune_training.contract.spec import DatasetSpec, Format, SampleBy, Source
 from finetune_training.data.files import File, find_files
-from finetune_training.data.formats import ENDINGS, Rows, format_of, read
+from finetune_training.data.formats import ENDINGS, Rows, format_of, read, where_of
 from finetune_training.data.rows import Row, Shape, convert, detect, parse
 
 
@@ -30,9 +30,13 @@ class SourceFile:
         """The rows as JSON, with their numbers."""
         return read(self.file, self.format, self.sample_by, self.shape.columns)
 
+    def where(self, number: int) -> str:
+        """Where row `number` stands."""
+        return where_of(self.file, self.format, number)
+
     def convert(self, number: int, text: str) -> Row | None:
         """Row `number` in its kind; None when it holds nothing."""
-        where = _where(self.file, self.format, number)
+        where = self.where(number)
         return convert(parse(text, where=where), self.shape, where=where)
 
 
@@ -61,7 +65,7 @@ def _shape(files: list[tuple[File, Format]], source: Source, dataset: DatasetSpe
     for file, format_ in files:
         with closing(read(file, format_, source.sample_by)) as rows:
             for number, text in rows:
-                where = _where(file, format_, number)
+                where = where_of(file, format_, number)
                 return detect(parse(text, where=where), kind=dataset.kind, named=dataset.columns, where=where)
     shown = files[0][0].uri if len(files) == 1 else f"{source.uri} ({len(files)} files)"
     raise data_error("NoRows", f"{field}: {shown} has no row.", "Put rows there, or take the source out.")
@@ -76,7 +80,3 @@ def _format(file: File, format_: Format, *, field: str) -> Format:
             f"Set {field}.format to JSONL, CSV, Parquet or Text.",
         )
     return found
-
-
-def _where(file: File, format_: Format, number: int) -> str:
-    return f"{file.uri}, row {number}" if format_ is Format.PARQUET else f"{file.uri}:{number}"

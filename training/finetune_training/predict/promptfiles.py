@@ -12,7 +12,7 @@ from typing import Any
 from finetune_training.contract.failure import data_error, user_error
 from finetune_training.contract.spec import Format, RowKind, SampleBy
 from finetune_training.data.files import File, find_files
-from finetune_training.data.formats import ENDINGS, Rows, format_of, read
+from finetune_training.data.formats import ENDINGS, Rows, format_of, read, where_of
 from finetune_training.data.rows import Shape, parse
 from finetune_training.data.sources import SourceFile
 from finetune_training.predict.prompts import Prompt, column_of, prompt_of
@@ -28,7 +28,7 @@ class PromptFile(SourceFile):
 
     def prompt(self, number: int, text: str) -> tuple[dict[str, Any], Prompt] | None:
         """Row `number` and what it asks; None for an empty line."""
-        where = _where(self.file, self.format, number)
+        where = self.where(number)
         row = parse(text, where=where)
         if self.format is Format.TEXT:
             if not row[_TEXT_COLUMN].strip():
@@ -59,12 +59,8 @@ def _open(file: File) -> PromptFile | None:
         return None
     if format_ is Format.TEXT:
         return PromptFile(file, format_, SampleBy.LINE, Shape(RowKind.TEXT, ("prompt",)), False)
-    where = _where(file, format_, first[0])
+    where = where_of(file, format_, first[0])
     row = parse(first[1], where=where)
     column = column_of(row, where=where)
     prompt_of(row, column=column, where=where)
     return PromptFile(file, format_, SampleBy.LINE, Shape(RowKind.TEXT, (column,)), False)
-
-
-def _where(file: File, format_: Format, number: int) -> str:
-    return f"{file.uri}, row {number}" if format_ is Format.PARQUET else f"{file.uri}:{number}"
