@@ -157,7 +157,8 @@ $(UV):
 	@$(PYTHON) -m venv --clear build/tools/uv
 	@build/tools/uv/bin/pip install --quiet uv==$(UV_VERSION)
 
-# Wheels first: DeepSpeed ships as source, and its build and those of our own packages want setuptools and torch.
+# Bytecode is compiled here, once: where PYTHONDONTWRITEBYTECODE is set, each process of a run would compile Ray, torch and
+# transformers anew. Wheels first: DeepSpeed ships as source, and its build and those of our own packages want setuptools and torch.
 $(READY): $(LOCKS) $(PROJECTS) | $(UV)
 	@command -v g++ > /dev/null || { echo "setup: g++ is missing. On Debian: apt-get install g++"; exit 1; }
 	@$(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2> /dev/null \
@@ -166,9 +167,10 @@ $(READY): $(LOCKS) $(PROJECTS) | $(UV)
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
 	@grep --no-filename --invert-match '^deepspeed==' $(LOCKS) > build/wheels.lock
 	@grep --no-filename '^deepspeed==' $(LOCKS) > build/sources.lock
-	@$(UV) pip install --python .venv --exact --no-deps --no-build --requirement build/wheels.lock
-	@$(UV) pip install --python .venv --no-deps --no-build-isolation --requirement build/sources.lock \
+	@$(UV) pip install --python .venv --compile-bytecode --exact --no-deps --no-build --requirement build/wheels.lock
+	@$(UV) pip install --python .venv --compile-bytecode --no-deps --no-build-isolation --requirement build/sources.lock \
 	  $(addprefix --editable ,$(dir $(PROJECTS)))
+	@.venv/bin/python -m compileall -q $(dir $(PROJECTS))
 	@touch $@
 
 # A cluster of yours is used only when it is named on the command line: `make e2e KUBECONFIG=...`, not by a variable that
