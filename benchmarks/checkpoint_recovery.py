@@ -24,7 +24,7 @@ from tests.tiny import write_model
 
 Record = dict[str, Any]
 _PAUSE = 0.05
-_SECONDS = 180.0
+_SECONDS = 300.0
 """The most for the run to start and save, for the rank to be replaced, and for the run to end."""
 
 

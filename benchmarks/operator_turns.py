@@ -32,7 +32,7 @@ _VERBS = ("POST", "APPLY", "PATCH", "PUT", "DELETE")
 _ECHO = 2.0
 """Seconds for the events of the operator's own last writes."""
 _START_SECONDS, _JOB_SECONDS = 120.0, 0.3
-"""The most for a phase, of which each job adds its part: ten times what was measured on two cores."""
+"""The most for a phase, of which each job adds its part: many times what it takes on two cores."""
 
 
 @dataclass(frozen=True)

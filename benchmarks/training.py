@@ -28,7 +28,8 @@ from rich.table import Table
 
 from benchmarks.plain_trl import Settings
 from benchmarks.waiting import Failed, end_of, gave_up, told
-from finetune_training.driver.attempt import METRICS, RESULT
+from finetune_training.checkpoint.run_folder import RESULT
+from finetune_training.driver.attempt import METRICS
 from finetune_training.events.progress import Step
 
 ROOT = Path(__file__).parents[1]
