@@ -29,6 +29,9 @@ ends at once. It must be over before the pod is killed."""
 _LINGER = {"name": "RAY_GRACEFUL_SHUTDOWN_POLL_INTERVAL_S", "value": "5"}
 """The head looks only so often whether it can end. When all pods are told to end, Ray's control store on the head outlives so the
 workers' wish to end: one that does not find it waits for it as long as for its ranks, and holds its GPUs."""
+_STOP = {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "50"}
+"""KubeRay has Ray stop the driver before it takes the pods away, and Ray kills it after so long: of its own accord after three
+seconds, in which no step ends and no checkpoint is saved."""
 _LOST_NODE_SECONDS = 60
 _POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 _CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -112,6 +115,7 @@ def _head(plan: Plan, attempt: int, out_of_memory: int) -> Manifest:
     """The only pod with a token of the API server: the driver runs here and writes `status.run`."""
     env = [
         _LINGER,
+        _STOP,
         *plan.env,
         {"name": "FINETUNE_ATTEMPT", "value": str(attempt)},
         {"name": "FINETUNE_OUT_OF_MEMORY", "value": str(out_of_memory)},
