@@ -22,7 +22,7 @@ from tests.real import METHOD, real_model, write_lines
 
 # Small steps: a CPU that computes BF16 in software takes a minute for those of the example.
 ROWS, BATCH, EVERY = 110, 2, 4
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,10 @@ def test_a_job_that_loses_a_worker_is_suspended_and_loses_its_head_learns_every_
     trial.await_saved(0, restarts=1)
 
     step = _suspended(trial, jobs)
-    trial.watch(lambda status: status.get("attempt") == 2 and "resumedFromStep" in status["run"], seconds=240)
-    assert trial.run["resumedFromStep"] == step, "steps were lost that could have been saved"
+    status = trial.watch(
+        lambda status: status["run"]["attempt"] == 2 and "resumedFromStep" in status["run"], seconds=240
+    )
+    assert status["run"]["resumedFromStep"] == step, "steps were lost that could have been saved"
 
     trial.await_saved(step, attempt=2)
     Faults(jobs, layout_of()).kill(trial.pod("head"))
