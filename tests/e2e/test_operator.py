@@ -280,7 +280,6 @@ def tiny(cluster: Kubectl, module_s3: S3Store, tmp_path_factory: pytest.TempPath
     }
 
 
-@pytest.mark.slow  # with the real model: test_real_model.py
 @pytest.mark.timeout(600)
 def test_suspended_it_frees_its_pods_and_resumed_it_goes_on_from_a_checkpoint(
     jobs: Kubectl, tiny: dict[str, Any]
