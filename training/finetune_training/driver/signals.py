@@ -8,6 +8,7 @@ be cut off by that. What the process has heard of SIGTERM is in its handler, and
 
 from __future__ import annotations
 
+import atexit
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ def signals_to(tell: Callable[[int], object]) -> Iterator[None]:
         tell(number)
 
     def told(number: int, _: object) -> None:
-        signal.signal(signal.SIGTERM, _told_already)
+        _heed_no_more()
         tell(number)
 
     before = signal.signal(signal.SIGINT, interrupted)
@@ -48,8 +49,14 @@ def signals_to(tell: Callable[[int], object]) -> Iterator[None]:
 
 
 def _end(*_: object) -> None:
-    signal.signal(signal.SIGTERM, _told_already)
+    _heed_no_more()
     raise Terminated("this process was told to end (SIGTERM)")
+
+
+def _heed_no_more() -> None:
+    """Not at the interpreter's own end either, when it takes handlers away: the exit code would be lost."""
+    signal.signal(signal.SIGTERM, _told_already)
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
 
 def _told_already(*_: object) -> None:
