@@ -7,7 +7,6 @@ shards, not taken from another run.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import pyarrow as pa
 
@@ -35,8 +34,3 @@ def _check_once(rows: list[list[int]]) -> None:
     """No row in two samples: a row that was split is in several, but short lines are not."""
     twice = [row for row, times in Counter(row for sample in rows for row in sample).items() if times > 1]
     assert not twice, twice[:10]
-
-
-def learnt_rows(events: list[dict[str, Any]]) -> dict[int, str]:
-    """What each step has learnt from; of one that was done again, the last time."""
-    return {each["step"]: each["rows"] for each in events if each["event"] == "Step"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,20 @@ def installed(kubectl: Kubectl, **more: object) -> Iterator[Helm]:
         helm("uninstall", RELEASE, "--ignore-not-found", "--wait", "--timeout=60s")
         kubectl("delete", "crd", "finetunejobs.finetune.dev", "--ignore-not-found", "--timeout=120s")
         kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
+
+
+@contextmanager
+def namespace(cluster: Kubectl, prefix: str) -> Iterator[Kubectl]:
+    """kubectl in a new namespace with the store's Secret. Its jobs are gone afterwards, and the namespace is on its way."""
+    name = f"{prefix}-{uuid.uuid4().hex[:8]}"
+    cluster("create", "namespace", name)
+    inside = cluster.within(name)
+    make_store_secret(inside)
+    try:
+        yield inside
+    finally:
+        inside("delete", "ftj", "--all", "--timeout=120s")
+        cluster("delete", "namespace", name, "--wait=false")
 
 
 def make_store_secret(kubectl: Kubectl) -> None:

@@ -3,7 +3,6 @@ worker, is suspended, loses its head, and ends with every row learnt once."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from tests.cluster.faults import Faults
 from tests.cluster.helm import Helm
 from tests.cluster.kubectl import Kubectl
 from tests.e2e.conftest import layout_of
-from tests.e2e.faults.trial import RUNS, Trial
-from tests.e2e.order import expected, learnt_rows
-from tests.e2e.platform import installed, make_store_secret, upload
+from tests.e2e.faults.trial import RUNS, Trial, learnt
+from tests.e2e.order import expected
+from tests.e2e.platform import installed, namespace, upload
 from tests.real import METHOD, real_model, write_lines
 
 # Small steps: a CPU that computes BF16 in software takes a minute for those of the example.
@@ -34,13 +33,8 @@ def platform(cluster: Kubectl) -> Iterator[Helm]:
 
 @pytest.fixture(scope="module")
 def jobs(platform: Helm, cluster: Kubectl) -> Iterator[Kubectl]:
-    name = f"real-{uuid.uuid4().hex[:8]}"
-    cluster("create", "namespace", name)
-    inside = cluster.within(name)
-    make_store_secret(inside)
-    yield inside
-    inside("delete", "ftj", "--all", "--timeout=120s")
-    cluster("delete", "namespace", name, "--wait=false")
+    with namespace(cluster, "real") as inside:
+        yield inside
 
 
 @pytest.fixture
@@ -78,7 +72,8 @@ def test_a_job_that_loses_a_worker_is_suspended_and_loses_its_head_learns_every_
     status = trial.await_end(seconds=600)
     assert status["phase"] == "Succeeded", status
     events = trial.events()
-    assert learnt_rows(events) == expected(trial, global_batch_size=BATCH)
+    rows = {step: each.rows for step, each in learnt(events).items()}
+    assert rows == expected(trial, global_batch_size=BATCH)
     taken, lost, _ = status["attempts"]
     assert (taken["reason"], taken["checkpointStep"], taken["lostSteps"]) == ("Suspended", step, 0)
     resumed = next(each["step"] for each in events if each["attempt"] == 3 and each["event"] == "Resumed")

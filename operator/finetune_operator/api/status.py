@@ -224,7 +224,7 @@ class PastAttempt(_Model):
     lost_steps: int | None = None
     """Steps since then, which have to be done again."""
     seconds_per_step: float | None = None
-    """Its seconds of training, by the steps from where it began to where it was."""
+    """Seconds that each of them took, as its driver said."""
     restarts: int | None = None
     """Times that its ranks were started again."""
     logs: Annotated[str, Field(max_length=2048)] | None = None

@@ -64,14 +64,11 @@ def books(world: World) -> Books:
 def _settled(before: Books, run: Json) -> Books:
     """With what the attempts before this one have really lost, when its driver has said where it began. Its ranks may begin once
     more, from a checkpoint of its own: that says nothing of the others."""
-    begins = run.get("resumedFromStep", 0 if "step" in run else None)
+    begins = run.get("resumedFromStep", 0 if run.get("stage") == "Training" else None)
     numbers = [number for number, each in enumerate(before.attempts) if each.get("step") is not None]
-    if (
-        begins is None
-        or run.get("restarts")
-        or not numbers
-        or before.attempts[numbers[-1]]["attempt"] >= run["attempt"]
-    ):
+    if begins is None or run.get("restarts") or not numbers:
+        return before
+    if before.attempts[numbers[-1]]["attempt"] >= run["attempt"]:
         return before
     last = before.attempts[numbers[-1]]
     known, lost = last.get("lostSteps", 0), max(0, last["step"] - begins)
@@ -163,6 +160,8 @@ def _entry(attempt: int, ending: Ending, current: Json, run: Json, last: Json, e
     step, resumed = run.get("step"), run.get("resumedFromStep")
     own = (run.get("checkpoint") or {}).get("step", resumed)
     checkpoint = last.get("checkpointStep") if own is None else own
+    lost = None if step is None or ending.reason == "Succeeded" else max(0, step - (own or 0))
+    undone = (run.get("seconds") or {}).get("sinceCheckpoint")
     fields = {
         "attempt": attempt,
         "class": ending.cls,
@@ -174,18 +173,12 @@ def _entry(attempt: int, ending: Ending, current: Json, run: Json, last: Json, e
         "resumedFromStep": resumed,
         "step": step,
         "checkpointStep": checkpoint,
-        "lostSteps": None if step is None or ending.reason == "Succeeded" else max(0, step - (own or 0)),
-        "secondsPerStep": _seconds_per_step(run),
+        "lostSteps": lost,
+        "secondsPerStep": round(undone / lost, 3) if undone and lost else None,
         "restarts": run.get("restarts"),
         "logs": current.get("logs"),
     }
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _seconds_per_step(run: Json) -> float | None:
-    steps = (run.get("step") or 0) - (run.get("resumedFromStep") or 0)
-    training = (run.get("seconds") or {}).get("training")
-    return round(training / steps, 3) if training and steps > 0 else None
 
 
 def _gpu_seconds(world: World, attempt: int, current: Json, end: float) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from tests.cluster.helm import Helm
 from tests.cluster.kubectl import Kubectl
 from tests.e2e.conftest import layout_of
 from tests.e2e.faults.book import Book
-from tests.e2e.platform import installed, make_store_secret, upload
+from tests.e2e.platform import installed, namespace, upload
 from tests.faulty import write_faulty_model
 from tests.real import METHOD, real_model, write_lines
 
@@ -37,16 +36,9 @@ def platform(cluster: Kubectl) -> Iterator[Helm]:
 
 @pytest.fixture(scope="module")
 def jobs(platform: Helm, cluster: Kubectl) -> Iterator[Kubectl]:
-    """kubectl in a namespace of the module's own, with the store's Secret."""
-    name = f"faults-{uuid.uuid4().hex[:8]}"
-    cluster("create", "namespace", name)
-    inside = cluster.within(name)
-    make_store_secret(inside)
-    try:
+    """kubectl in a namespace of the module's own."""
+    with namespace(cluster, "faults") as inside:
         yield inside
-    finally:
-        inside("delete", "ftj", "--all", "--timeout=120s")
-        cluster("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,6 @@ def test_an_attempt_that_failed() -> None:
             "step": 50,
             "checkpointStep": 40,
             "lostSteps": 10,
-            "secondsPerStep": 2.0,
             "restarts": 2,
             "logs": "s3://runs/team/plays/11111111-aaaa/attempts/1",
         }
@@ -100,7 +99,8 @@ def test_one_of_which_the_driver_said_nothing_has_the_checkpoint_of_the_one_befo
 
 def lost_at_50() -> ApiServer:
     """An attempt whose head was lost at step 50, with checkpoint 40 the last of which it could say."""
-    server = trained(started(), resumedFromStep=20)
+    server = trained(started())
+    server.job["status"]["run"] |= {"resumedFromStep": 20, "restarts": 1, "seconds": SPENT | {"sinceCheckpoint": 20}}
     server.kuberay(1, **HEAD_LOST | {"endTime": worlds.time(server.now)})
     server.settle()
     server.now += 20
@@ -120,6 +120,7 @@ def lost_at_50() -> ApiServer:
         ({"stage": "Training", "resumedFromStep": 30}, 30, 20),  # 40 was damaged
         ({"stage": "Training", "step": 1}, 0, 50),  # all were
         ({"stage": "Training", "resumedFromStep": 60, "restarts": 1}, 40, 10),  # from one of its own
+        ({"stage": "Succeeded", "step": 50}, 40, 10),  # finds that the one before has done all
     ],
     ids=str,
 )
