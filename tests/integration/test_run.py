@@ -241,3 +241,24 @@ def test_a_cluster_that_is_there_is_used_and_left_alone(model: Path, rows: Path,
             check=True,
         )
         assert alive.stdout.strip() == "3"
+
+
+def test_the_defaults_train_an_adapter_also_where_nothing_comes_after_the_last_step(
+    model: Path, tmp_path: Path
+) -> None:
+    """Stage 3, no rows held out: what ZeRO-3 has fetched for a next step is on its way when the weights are gathered."""
+    lines = tmp_path / "lines.txt"
+    lines.write_text("".join(f"{n}. Shall I compare thee to a summer day, or to {n * 7} others?\n" for n in range(110)))
+    spec = {
+        "model": {"uri": str(model)},
+        "dataset": {"train": [{"uri": str(lines)}], "maxLength": 64},
+        "training": {"globalBatchSize": 2, "precision": "FP32"},
+        "checkpoint": {"everySteps": 0},
+        "evaluation": {"everySteps": 0, "baseline": False},
+    }
+    job = tmp_path / "job.yaml"
+    body = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "lines"}, "spec": spec}
+    job.write_text(yaml.safe_dump(body))
+    ended = finetune(tmp_path, "run", str(job))
+    assert ended.code == 0, ended.output
+    assert (tmp_path / "runs" / "lines" / "result" / "adapter" / "adapter_model.safetensors").exists()

@@ -85,6 +85,8 @@ def save_weights(trainer: Any, folder: Path) -> None:
 
     Under ZeRO-3 only the trained parameters are gathered: of a LoRA run the adapter, never the base model.
     """
+    # ZeRO-3 may have fetched parameters of a next step that never comes, and lets nobody else gather them then.
+    trainer.model_wrapped.empty_partition_cache()
     model = trainer.model
     if not isinstance(model, PeftModel):
         model.config.use_cache = True  # off for training only
