@@ -43,7 +43,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("fault", PASSING, ids=str)
-def test_what_passes_is_waited_for(run: Run, s3_proxy: S3Proxy, fault: dict[str, Any]) -> None:
+def test_a_fault_of_the_store_that_passes_is_waited_for(run: Run, s3_proxy: S3Proxy, fault: dict[str, Any]) -> None:
     checkpointer = run.checkpointer(keep=1)
     saved(checkpointer, 5)
     s3_proxy.fail(**fault)
@@ -56,7 +56,9 @@ def test_what_passes_is_waited_for(run: Run, s3_proxy: S3Proxy, fault: dict[str,
 
 
 @pytest.mark.parametrize("fault", [{"cut": 2}, {"reset": True}, {"status": 503}], ids=str)
-def test_a_load_waits_too_and_takes_no_half_file(run: Run, s3_proxy: S3Proxy, fault: dict[str, Any]) -> None:
+def test_a_load_waits_for_a_store_that_fails_and_takes_no_half_file(
+    run: Run, s3_proxy: S3Proxy, fault: dict[str, Any]
+) -> None:
     saved(run.checkpointer(), 5, 10)
     names = committed(run.store)
     s3_proxy.fail(**fault, methods="GET", path="state.json", times=2)
@@ -75,7 +77,7 @@ def test_a_load_waits_too_and_takes_no_half_file(run: Run, s3_proxy: S3Proxy, fa
     ids=str,
 )
 @pytest.mark.parametrize("path", ["optim_states", "manifest.json"])
-def test_what_does_not_pass_ends_the_attempt_in_bounded_time_with_rank_file_and_cause(
+def test_a_fault_of_the_store_that_stays_ends_the_attempt_in_bounded_time_naming_rank_file_and_cause(
     run: Run, s3_proxy: S3Proxy, fault: dict[str, Any], path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(storage.PATIENCE, "4")
@@ -95,7 +97,9 @@ def test_what_does_not_pass_ends_the_attempt_in_bounded_time_with_rank_file_and_
     assert run.restore(names) is not None
 
 
-def test_what_people_have_to_mend_ends_it_at_once(run: Run, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_right_that_is_taken_away_ends_the_attempt_at_once(
+    run: Run, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rights that were taken away while the run was going on."""
     saved(run.checkpointer(), 5)
     checkpointer = run.checkpointer(attempt=2)

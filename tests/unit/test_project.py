@@ -28,6 +28,12 @@ GENERATED = {
     "charts/finetune-operator/files/crd.yaml": ("-m", "finetune_operator.api.chart", "crd"),
 }
 
+LEANING = (
+    *("and", "but", "so", "or", "nor", "neither", "then", "also"),
+    *("it", "its", "they", "their", "this", "these", "that", "those", "others", "such", "one_that", "one_which"),
+)
+"""No test's name begins with one of these words: it would be half of a sentence whose beginning is the name above it."""
+
 
 def locked(path: Path) -> dict[str, str]:
     lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
@@ -117,6 +123,15 @@ def test_no_module_is_longer_than_a_person_reads_at_once(folder: str, longest: i
     lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
     assert lengths
     assert {path.name: length for path, length in lengths.items() if length > LONGEST.get(path.name, longest)} == {}
+
+
+def test_the_name_of_a_test_stands_alone() -> None:
+    """Whoever reads it reads one line, of what has failed."""
+    modules = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    names = [name for text in modules for name in re.findall(r"^ *(?:async )?def test_(\w+)", text, re.MULTILINE)]
+    assert len(names) > 900
+    assert [name for name in names if f"{name}_".startswith(tuple(f"{each}_" for each in LEANING))] == []
+    assert [name for name in names if len(f"test_{name}") > 100] == []
 
 
 @pytest.mark.parametrize("project", PROJECTS)

@@ -84,7 +84,7 @@ def test_an_operator_of_some_namespaces_has_roles_there_and_nothing_of_the_clust
     assert selector["matchExpressions"][0]["values"] == ["team-a", "team-b"]
 
 
-def test_the_same_rights_in_both_ways_to_watch() -> None:
+def test_an_operator_of_some_namespaces_has_the_rights_of_one_of_all() -> None:
     roles = [each for each in render(chart_values.NAMESPACED) if each["kind"] == "Role"]
     for name in (RELEASE, f"{RELEASE}-driver"):
         cluster = only(render(), "ClusterRole", name)["rules"]
@@ -112,7 +112,7 @@ def test_roles_accounts_and_the_policy_can_be_left_to_others() -> None:
     assert only(bodies, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "ours"
 
 
-def test_everything_that_can_be_switched_on() -> None:
+def test_everything_that_can_be_switched_on_is_rendered_together() -> None:
     bodies = render(chart_values.EVERYTHING)
     more = ["NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "Role", "RoleBinding", "Service"]
     assert kinds(bodies) == sorted([*DEFAULT_KINDS, *more])

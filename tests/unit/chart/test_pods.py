@@ -38,7 +38,7 @@ def test_the_pod_has_what_was_asked_for() -> None:
         ({"digest": chart_values.DIGEST, "tag": "v1"}, f"finetune-operator:v1@{chart_values.DIGEST}"),
     ],
 )
-def test_the_image(image: Body, expected: str) -> None:
+def test_the_image_is_named_by_its_digest_before_its_tag(image: Body, expected: str) -> None:
     bodies = render({"image": image})
     [check] = only(bodies, "Pod")["spec"]["containers"]
     assert container(bodies)["image"] == check["image"] == expected

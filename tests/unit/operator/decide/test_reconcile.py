@@ -49,7 +49,7 @@ RESUMING = {"Training": Fact(False, "Resuming"), "Suspended": Fact(True, "Resumi
         pytest.param(written("Suspended", 1, start=None, facts=RESUMING), id="after a suspension"),
     ],
 )
-def test_so_is_that_of_a_later_attempt(before: Object) -> None:
+def test_a_later_attempts_rayjob_of_which_the_status_does_not_know_is_taken_over(before: Object) -> None:
     """Deleting it would give its number to a second RayJob, whose driver would find itself fenced by the first."""
     decision = decide(world(job(status=before), rayjobs=[rayjob(2)]), PLATFORM)
     assert begun(decision) == [2]
@@ -90,7 +90,7 @@ def test_a_job_over_its_deadline_fails_and_frees_its_gpus() -> None:
     assert told(decision).failed == 0
 
 
-def test_one_within_it_is_looked_at_when_it_is_over() -> None:
+def test_a_job_within_its_deadline_is_looked_at_when_the_deadline_is_over() -> None:
     body = job(status=written("Training"), activeDeadlineSeconds=100)
     assert decide(world(body, rayjobs=[rayjob(**RUNNING)]), PLATFORM).revisit_after == 40
 
@@ -149,7 +149,7 @@ def test_a_job_that_is_being_deleted_is_left_alone() -> None:
 # ── a whole life ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_from_the_first_attempt_over_a_failure_and_a_suspension_to_the_end() -> None:
+def test_a_job_lives_from_its_first_attempt_over_a_failure_and_a_suspension_to_its_success() -> None:
     server = ApiServer(job())
     phases = []
 

@@ -27,7 +27,7 @@ def test_the_next_attempt_waits_for_its_time() -> None:
     assert decision == Decision((), revisit_after=7)
 
 
-def test_a_deadline_may_come_before_it() -> None:
+def test_a_deadline_may_come_before_the_next_attempt() -> None:
     assert decide(world(job(status=RETRYING, activeDeadlineSeconds=65)), PLATFORM).revisit_after == 5
 
 
@@ -40,14 +40,14 @@ def test_a_deadline_may_come_before_it() -> None:
         pytest.param({"pods": [pod(deleting=True)]}, [], id="a pod is going"),
     ],
 )
-def test_and_for_the_last_one_to_be_gone(left: dict[str, Any], goes: list[str]) -> None:
+def test_the_next_attempt_waits_for_the_last_one_to_be_gone(left: dict[str, Any], goes: list[str]) -> None:
     """Two attempts would write to the same place."""
     decision = decide(world(job(status=DUE), **left), PLATFORM)
     assert begun(decision) == []
     assert deleted(decision) == goes
 
 
-def test_what_changes_meanwhile_is_acknowledged() -> None:
+def test_a_change_between_two_attempts_is_acknowledged() -> None:
     body = job(status=DUE)
     body["metadata"]["generation"] = 2
     decision = decide(world(body, rayjobs=[rayjob(1)]), PLATFORM)
@@ -56,7 +56,7 @@ def test_what_changes_meanwhile_is_acknowledged() -> None:
     assert deleted(decision) == ["plays-1"]
 
 
-def test_then_it_starts_with_the_next_number_and_remembers_the_failure() -> None:
+def test_the_next_attempt_has_the_next_number_and_remembers_the_failure() -> None:
     failure = {"class": "Unknown", "reason": "DriverEnded", "message": "x"}
     decision = decide(world(job(status=written("Pending", 1, failed=1, next_attempt=NOW, failure=failure))), PLATFORM)
     assert begun(decision) == [2]
@@ -117,7 +117,7 @@ def test_a_resumed_job_waits_for_the_last_attempts_pods_and_says_so() -> None:
     assert told(decision).holds("Suspended")
 
 
-def test_then_it_starts_anew_and_so_does_its_time() -> None:
+def test_a_resumed_job_starts_another_attempt_and_its_time_anew() -> None:
     decision = decide(world(job(status=suspended(2, failed=1))), PLATFORM)
     assert begun(decision) == [3]
     status = told(decision)
@@ -140,7 +140,7 @@ def test_an_attempt_that_may_not_begin_yet_waits_and_says_why() -> None:
 @pytest.mark.parametrize(
     "before", [pytest.param(DUE, id="after a failure"), pytest.param(suspended(), id="after a suspension")]
 )
-def test_one_that_may_not_go_on_yet_has_not_failed(before: Object) -> None:
+def test_a_later_attempt_that_may_not_begin_yet_has_not_failed(before: Object) -> None:
     status = told(refused(world(job(status=before)), "QuotaExceeded", "The quota is used up.", final=False))
     again = decide(world(job(status=dict(status.body))), PLATFORM)
     assert begun(again) == [2]
@@ -184,13 +184,13 @@ def test_an_attempt_must_have_its_pods_in_time(limit: int, pods: list[Object], l
         assert not told(decision).ended
 
 
-def test_it_says_what_it_waited_for() -> None:
+def test_a_job_that_did_not_get_its_pods_in_time_says_what_it_waited_for() -> None:
     body = job(status=written("Pending", books=STARTED), pendingDeadlineSeconds=60)
     found = world(body, rayjobs=[rayjob(jobDeploymentStatus="Initializing")], pods=[pod(), NO_ROOM])
     assert "3 Insufficient nvidia.com/gpu" in told(decide(found, PLATFORM)).condition("Failed")["message"]
 
 
-def test_time_in_a_queue_does_not_count() -> None:
+def test_time_in_a_queue_does_not_count_to_the_deadline_for_pods() -> None:
     body = job(status=written("Pending", books=STARTED), pendingDeadlineSeconds=60)
     queued = decide(world(body, rayjobs=[rayjob(suspend=True)]), PLATFORM)
     assert told(queued).condition("Training")["reason"] == "Queued"
@@ -200,7 +200,7 @@ def test_time_in_a_queue_does_not_count() -> None:
     assert admitted.revisit_after == 60
 
 
-def test_pods_that_ran_once_are_enough() -> None:
+def test_pods_that_ran_once_meet_the_deadline_for_pods() -> None:
     """A worker that is replaced later is the driver's business."""
     assert STARTED.current
     books = Books(current={**STARTED.current, "runningTime": worlds.time(NOW - 30)})
@@ -220,7 +220,7 @@ def test_pods_that_ran_once_are_enough() -> None:
         pytest.param(written("Pending", 0, start=None), False, id="one that waits from now on"),
     ],
 )
-def test_an_attempt_that_may_not_begin_waits_no_longer_than_that(before: Object, over: bool) -> None:
+def test_an_attempt_that_may_not_begin_waits_no_longer_than_the_deadline_for_pods(before: Object, over: bool) -> None:
     body = job(status=before, pendingDeadlineSeconds=60)
     status = told(refused(world(body), "QuotaExceeded", "The quota is used up.", final=False))
     assert status.ended is over

@@ -47,7 +47,7 @@ class Answers:
         return [self.written.get() for _ in range(self.written.qsize())]
 
 
-def test_it_is_written_at_once_when_the_stage_changes_and_not_at_each_step() -> None:
+def test_the_status_is_written_at_once_when_the_stage_changes_and_not_at_each_step() -> None:
     server = Answers()
     with ClusterStatus(1, server, RARE) as status:
         assert server.next()["stage"] == "Preparing"
@@ -61,7 +61,7 @@ def test_it_is_written_at_once_when_the_stage_changes_and_not_at_each_step() -> 
     assert [run["step"] for run in server.rest()] == [50]
 
 
-def test_steps_are_written_after_a_while() -> None:
+def test_steps_are_written_into_the_status_after_a_while() -> None:
     server = Answers()
     with ClusterStatus(1, server, Pace(between=0.01)) as status:
         server.next()
@@ -114,7 +114,9 @@ def test_trouble_that_may_pass_is_tried_again_with_the_newest_state(
         (Answer(422, "status.run.step: Invalid value"), "refuses it (HTTP 422: status.run.step"),
     ],
 )
-def test_a_refusal_is_said_once_and_ends_it(answer: Answer, said: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_is_said_once_and_ends_the_writing(
+    answer: Answer, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
     server = Answers(answer)
     with ClusterStatus(1, server, RARE) as status:
         server.next()
@@ -125,7 +127,7 @@ def test_a_refusal_is_said_once_and_ends_it(answer: Answer, said: str, caplog: p
     assert said in caplog.text
 
 
-def test_the_first_end_counts_and_nothing_comes_after_it() -> None:
+def test_the_first_end_of_a_run_counts_and_nothing_is_written_after_the_end() -> None:
     server = Answers()
     with ClusterStatus(1, server, RARE) as status:
         status.end(FAILURE)
@@ -134,7 +136,7 @@ def test_the_first_end_counts_and_nothing_comes_after_it() -> None:
     assert server.rest()[-1]["failure"]["reason"] == "WorkerLost"
 
 
-def test_the_end_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_end_of_a_run_does_not_wait_for_the_api_server_for_ever(caplog: pytest.LogCaptureFixture) -> None:
     server = Answers(*[Unreachable("gone")] * 10_000)
     started = time.monotonic()
     with ClusterStatus(1, server, Pace(pause=0.01, longest_pause=0.01, end=0.2)) as status:
@@ -152,7 +154,7 @@ def test_the_end_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> Non
         ({"FINETUNE_STATUS": "true", "FINETUNE_ATTEMPT": "1"}, "metadata: [", True),
     ],
 )
-def test_it_is_for_clusters_only(
+def test_the_status_is_written_on_clusters_only(
     environment: dict[str, str], job: str, warned: bool, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -166,7 +168,7 @@ def test_it_is_for_clusters_only(
     assert bool(caplog.records) == warned
 
 
-def test_the_names_are_the_operators() -> None:
+def test_the_names_of_the_api_are_the_operators() -> None:
     assert (writer.MANAGER, writer.PLURAL) == (names.DRIVER_MANAGER, names.PLURAL)
     identity = Identity("team", "plays", "1-2")
     assert status_path(identity) == "/apis/finetune.dev/v1alpha1/namespaces/team/finetunejobs/plays/status"
