@@ -28,8 +28,8 @@ from finetune_training.store.store_failures import check_endpoint, endpoint, tra
 SCHEMES = ("s3", "gs", "az", "file")
 PATIENCE = "FINETUNE_STORE_PATIENCE_SECONDS"
 _PATIENCE_SECONDS, _RETRY_SECONDS = 600.0, 120.0
-# What obstore tries by itself for one request of a quick store.
 _QUICK = timedelta(seconds=20)
+"""What obstore tries by itself for one request of a quick store."""
 _BIG = 2**20
 
 

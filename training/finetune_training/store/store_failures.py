@@ -16,8 +16,8 @@ from obstore import exceptions
 from finetune_training.contract.failure import FinetuneError, infrastructure_error, user_error
 
 _DENIED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "AccessDenied")
-# As AWS, SeaweedFS and MinIO say it, and the operating system (EDQUOT).
 _QUOTA = ("QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "Disk quota exceeded", "os error 122")
+"""As AWS, SeaweedFS and MinIO say it, and the operating system (EDQUOT)."""
 _FULL = ("No space left on device", "os error 28")
 _UNWRITABLE = (
     "Read-only file system",
