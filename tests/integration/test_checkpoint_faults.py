@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from finetune_training.checkpoint.lineage import committed
+from finetune_training.contract.environment import STORE_PATIENCE_SECONDS
 from finetune_training.contract.failure import FailureClass, FinetuneError
 from finetune_training.store import storage
 from tests.checkpoints import Run, save, saved
@@ -80,7 +81,7 @@ def test_a_load_waits_for_a_store_that_fails_and_takes_no_half_file(
 def test_a_fault_of_the_store_that_stays_ends_the_attempt_in_bounded_time_naming_rank_file_and_cause(
     run: Run, s3_proxy: S3Proxy, fault: dict[str, Any], path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(storage.PATIENCE, "4")
+    monkeypatch.setenv(STORE_PATIENCE_SECONDS, "4")
     checkpointer = run.checkpointer()
     saved(checkpointer, 5)
     s3_proxy.fail(**fault, path=path)
@@ -180,7 +181,7 @@ def test_a_run_outlives_a_minute_without_its_store_and_one_that_has_lost_it_is_r
 
     lost = write_job(tmp_path, name="lost", model=model, data=rows, training={"maxSteps": 40}, checkpoint=checkpoint)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(storage.PATIENCE, "5")
+        patch.setenv(STORE_PATIENCE_SECONDS, "5")
         process = start(tmp_path, lost)
         read_until(process, "checkpoint saved")
         s3_proxy.fail(status=503)
