@@ -94,16 +94,17 @@ class _MicroBatches(IterableDataset[dict[str, Any]]):
             yield trainer.collate(trainer.train_dataset, indices) | {"samples": indices}
 
 
+class StepCallback(TrainerCallback):  # type: ignore[misc]
+    """Is told what every callback is told, and when the samples of the next step are about to be read."""
+
+    def on_batch(self) -> None: ...
+
+
 class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
     """Supervised fine-tuning on packed samples, in the plan's order."""
 
-    def __init__(
-        self, *, plan: Plan, save: Callable[[ExactSFTTrainer], None], on_batch: Callable[[], None], **options: Any
-    ) -> None:
-        self.plan = plan
-        self._save_state = save
-        self._on_batch = on_batch
-        self.first_step = 0
+    def __init__(self, *, plan: Plan, first_step: int, **options: Any) -> None:
+        self.plan, self._first_step = plan, first_step
         self.supervised_tokens = 0
         self.used: list[int] = []
         """The samples of the step, those of this rank."""
@@ -121,21 +122,23 @@ class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
         """A generator of its own: a DataLoader draws from the global one when it starts, which dropout would notice
         after a resume."""
         return DataLoader(
-            _MicroBatches(self, self.first_step),
+            _MicroBatches(self, self._first_step),
             batch_size=None,
             pin_memory=self.args.dataloader_pin_memory,
             generator=torch.Generator(),
         )
 
     def get_batch_samples(self, *args: Any) -> tuple[list[TensorBatch], torch.Tensor]:
-        self._on_batch()
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, StepCallback):
+                callback.on_batch()
         batches, supervised = super().get_batch_samples(*args)
         self.supervised_tokens = int(supervised) if supervised is not None else 0
         self.used = [index for batch in batches for index in batch.pop("samples") if index != EMPTY]
         return batches, supervised
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self._save_state(self)
+        """Nothing: that is up to `on_save` of a callback, which follows."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Called when the engine has loaded the checkpoint."""
@@ -229,14 +232,11 @@ def sft_trainer(
     args: SFTConfig,
     plan: Plan,
     train: Dataset,
-    callbacks: list[TrainerCallback],
-    save: Callable[[ExactSFTTrainer], None],
-    on_batch: Callable[[], None],
+    first_step: int,
 ) -> ExactSFTTrainer:
     return ExactSFTTrainer(
         plan=plan,
-        save=save,
-        on_batch=on_batch,
+        first_step=first_step,
         model=model,
         args=args,
         train_dataset=train,
@@ -244,7 +244,6 @@ def sft_trainer(
         data_collator=Collator(tokenizer.pad_token_id or 0, flatten=flattens(model)),
         peft_config=lora_config(spec),
         optimizer_cls_and_kwargs=_host_adam(args) if spec.deepspeed.offload is not Offload.NONE else None,
-        callbacks=callbacks,
     )
 
 
