@@ -111,7 +111,6 @@ def infrastructure_error(reason: str, message: str, remedy: str = "", *, detail:
     return FinetuneError(Failure(FailureClass.INFRASTRUCTURE, reason, message, remedy, detail))
 
 
-# Decided by the names of types, so that reading a failure imports neither torch nor Ray.
 _BY_TYPE: dict[str, tuple[FailureClass, str]] = {
     "torch.OutOfMemoryError": (FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
     "torch.cuda.OutOfMemoryError": (FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
@@ -144,8 +143,8 @@ _BY_TYPE: dict[str, tuple[FailureClass, str]] = {
     "builtins.KeyboardInterrupt": (FailureClass.INTERRUPTED, "Interrupted"),
     "builtins.ConnectionError": (FailureClass.INFRASTRUCTURE, Reason.NETWORK),
 }
+"""Decided by the names of types, so that reading a failure imports neither torch nor Ray."""
 
-# A RuntimeError is all that these libraries raise.
 _BY_TEXT: tuple[tuple[str, FailureClass, str], ...] = (
     ("DefaultCPUAllocator: can't allocate memory", FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
     ("CUDA out of memory", FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
@@ -154,6 +153,7 @@ _BY_TEXT: tuple[tuple[str, FailureClass, str], ...] = (
     ("Connection reset by peer", FailureClass.INFRASTRUCTURE, Reason.COLLECTIVE),
     ("NCCL error", FailureClass.INFRASTRUCTURE, Reason.COLLECTIVE),
 )
+"""A RuntimeError is all that these libraries raise."""
 
 AGAIN = "Run the same command again: it resumes from the last checkpoint."
 """The remedy where nothing else needs to be done. On a cluster the operator does it."""

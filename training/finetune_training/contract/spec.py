@@ -15,13 +15,13 @@ from pydantic.alias_generators import to_camel
 
 from finetune_training.contract.names import JOB_NAME_MAX
 
-# The cluster's half of the same file (design: "where it runs", "how it lives"): accepted and ignored on a laptop.
 CLUSTER_FIELDS = frozenset(
     {
         "image", "env", "envFrom", "serviceAccountName", "suspend",
         "backoffLimit", "activeDeadlineSeconds", "pendingDeadlineSeconds", "ttlSecondsAfterFinished",
     }
 )  # fmt: skip
+"""The cluster's half of the same file (design: "where it runs", "how it lives"): accepted and ignored on a laptop."""
 CLUSTER_RESOURCE_FIELDS = frozenset({"pool", "worker", "head"})
 
 

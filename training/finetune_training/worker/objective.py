@@ -31,7 +31,6 @@ from finetune_training.model.model import flattens, lora_config
 from finetune_training.worker.position import EMPTY, Plan
 
 SCHEDULERS = {Scheduler.COSINE: "cosine", Scheduler.LINEAR: "linear", Scheduler.CONSTANT: "constant_with_warmup"}
-# What would take the loop, the saving or the batches out of our hands.
 _FIXED: dict[str, Any] = {
     "logging_strategy": "steps",
     "auto_find_batch_size": False,
@@ -44,6 +43,7 @@ _FIXED: dict[str, Any] = {
     "padding_free": False,
     "enable_jit_checkpoint": False,
 }
+"""What would take the loop, the saving or the batches out of our hands."""
 TensorBatch = dict[str, torch.Tensor]
 
 
