@@ -281,7 +281,7 @@ def tiny(cluster: Kubectl, module_s3: S3Store, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.timeout(600)
-def test_suspended_it_frees_its_pods_and_resumed_it_goes_on_from_a_checkpoint(
+def test_a_suspended_job_frees_its_pods_and_a_resumed_one_goes_on_from_a_checkpoint(
     jobs: Kubectl, tiny: dict[str, Any]
 ) -> None:
     training = {"maxSteps": 400, "globalBatchSize": 4, "microBatchSize": 2}
@@ -322,7 +322,7 @@ def _saved(job: dict[str, Any]) -> int:
 
 
 @pytest.mark.timeout(600)
-def test_what_the_driver_says_is_why_it_failed(jobs: Kubectl, tiny: dict[str, Any]) -> None:
+def test_what_the_driver_says_is_why_its_job_failed(jobs: Kubectl, tiny: dict[str, Any]) -> None:
     """Class Data: no other attempt. KubeRay never notices a driver that ends before its cluster is ready."""
     dataset = {"train": [{"uri": "s3://finetune/nothing/here/*.jsonl"}], "maxLength": 64}
     _job(jobs, "no-rows", **tiny | {"dataset": dataset})
@@ -342,7 +342,7 @@ def test_a_namespace_with_running_jobs_can_be_deleted(jobs: Kubectl, tiny: dict[
     jobs("delete", "namespace", jobs.namespace, "--timeout=120s")
 
 
-def test_upgraded_tested_and_uninstalled_nothing_is_stuck_or_lost(
+def test_an_operator_that_is_upgraded_tested_and_uninstalled_leaves_nothing_stuck_or_lost(
     cluster: Kubectl, jobs: Kubectl, platform: Helm, tiny: dict[str, Any]
 ) -> None:
     """The last test: the operator is gone then. The CRD and the jobs stay, and can be deleted without it."""

@@ -49,7 +49,7 @@ def test_each_benchmark_is_run_here() -> None:
     assert targets
 
 
-def test_operator(tmp_path: Path) -> None:
+def test_the_benchmark_of_the_operator_counts_its_writes_and_measures_its_time(tmp_path: Path) -> None:
     report = bench("operator", tmp_path, f"--jobs {JOBS}")
     size = report["sizes"][str(JOBS)]
     start, running, restart = size["start"], size["running"], size["restart"]
@@ -82,7 +82,7 @@ def job(tmp_path: Path) -> Path:
     return path
 
 
-def test_training(tmp_path: Path, job: Path) -> None:
+def test_the_benchmark_of_training_compares_its_rate_with_plain_trl(tmp_path: Path, job: Path) -> None:
     report = bench("training", tmp_path / "out", f"--steps {STEPS} --turns 1 --job {job}")
     assert set(report["turns"]) == set(report["usefulTokensPerSecond"]) == set(report["secondsToFirstStep"])
     assert len(report["turns"]) == 3
@@ -96,7 +96,7 @@ def test_training(tmp_path: Path, job: Path) -> None:
     assert 0.5 < report["usefulTokenRatio"] <= 1
 
 
-def test_checkpoint(tmp_path: Path) -> None:
+def test_the_benchmark_of_checkpoints_measures_blocking_bandwidth_and_recovery(tmp_path: Path) -> None:
     report = bench("checkpoint", tmp_path, f"--turns 1 --parameters {PARAMETERS}")
     assert report["parameters"] == PARAMETERS
     assert {len(seconds) for seconds in (*report["blocked"].values(), *report["bandwidth"].values())} == {1}

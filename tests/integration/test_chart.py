@@ -233,7 +233,7 @@ def test_uninstalling_leaves_crd_and_jobs_and_installing_again_finds_them(kubect
     assert kubectl.within("team-a").get("finetunejob", "shakespeare")["metadata"]["uid"] == uid
 
 
-def test_uninstalling_takes_crd_and_jobs_along_if_it_is_told_to(kubectl: Kubectl, helm: Helm) -> None:
+def test_uninstalling_takes_crd_and_jobs_along_if_the_values_say_so(kubectl: Kubectl, helm: Helm) -> None:
     helm("install", RELEASE, str(CHART))
     submit(kubectl)
     notes = helm("upgrade", RELEASE, str(CHART), values={"crds": {"keep": False}})

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from finetune_training.checkpoint.lineage import committed
+from finetune_training.contract.environment import STORE_PATIENCE_SECONDS
 from finetune_training.contract.failure import FailureClass, FinetuneError
 from finetune_training.store import storage
 from tests.checkpoints import Run, save, saved
@@ -43,7 +44,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("fault", PASSING, ids=str)
-def test_what_passes_is_waited_for(run: Run, s3_proxy: S3Proxy, fault: dict[str, Any]) -> None:
+def test_a_fault_of_the_store_that_passes_is_waited_for(run: Run, s3_proxy: S3Proxy, fault: dict[str, Any]) -> None:
     checkpointer = run.checkpointer(keep=1)
     saved(checkpointer, 5)
     s3_proxy.fail(**fault)
@@ -56,7 +57,9 @@ def test_what_passes_is_waited_for(run: Run, s3_proxy: S3Proxy, fault: dict[str,
 
 
 @pytest.mark.parametrize("fault", [{"cut": 2}, {"reset": True}, {"status": 503}], ids=str)
-def test_a_load_waits_too_and_takes_no_half_file(run: Run, s3_proxy: S3Proxy, fault: dict[str, Any]) -> None:
+def test_a_load_waits_for_a_store_that_fails_and_takes_no_half_file(
+    run: Run, s3_proxy: S3Proxy, fault: dict[str, Any]
+) -> None:
     saved(run.checkpointer(), 5, 10)
     names = committed(run.store)
     s3_proxy.fail(**fault, methods="GET", path="state.json", times=2)
@@ -75,10 +78,10 @@ def test_a_load_waits_too_and_takes_no_half_file(run: Run, s3_proxy: S3Proxy, fa
     ids=str,
 )
 @pytest.mark.parametrize("path", ["optim_states", "manifest.json"])
-def test_what_does_not_pass_ends_the_attempt_in_bounded_time_with_rank_file_and_cause(
+def test_a_fault_of_the_store_that_stays_ends_the_attempt_in_bounded_time_naming_rank_file_and_cause(
     run: Run, s3_proxy: S3Proxy, fault: dict[str, Any], path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(storage.PATIENCE, "4")
+    monkeypatch.setenv(STORE_PATIENCE_SECONDS, "4")
     checkpointer = run.checkpointer()
     saved(checkpointer, 5)
     s3_proxy.fail(**fault, path=path)
@@ -95,7 +98,9 @@ def test_what_does_not_pass_ends_the_attempt_in_bounded_time_with_rank_file_and_
     assert run.restore(names) is not None
 
 
-def test_what_people_have_to_mend_ends_it_at_once(run: Run, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_right_that_is_taken_away_ends_the_attempt_at_once(
+    run: Run, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rights that were taken away while the run was going on."""
     saved(run.checkpointer(), 5)
     checkpointer = run.checkpointer(attempt=2)
@@ -176,7 +181,7 @@ def test_a_run_outlives_a_minute_without_its_store_and_one_that_has_lost_it_is_r
 
     lost = write_job(tmp_path, name="lost", model=model, data=rows, training={"maxSteps": 40}, checkpoint=checkpoint)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(storage.PATIENCE, "5")
+        patch.setenv(STORE_PATIENCE_SECONDS, "5")
         process = start(tmp_path, lost)
         read_until(process, "checkpoint saved")
         s3_proxy.fail(status=503)

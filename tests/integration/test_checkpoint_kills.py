@@ -87,7 +87,7 @@ def spread(total: int, points: int) -> list[int]:
 
 @pytest.mark.timeout(1200)  # thirty are some seventy attempts
 @pytest.mark.parametrize("every", [pytest.param(1, id="thirty", marks=pytest.mark.slow), pytest.param(5, id="six")])
-def test_killed_at_any_moment_it_becomes_the_run_that_never_was(
+def test_a_run_killed_at_any_moment_becomes_the_run_that_never_was_killed(
     model: Path, s3_prefix: str, tmp_path: Path, every: int
 ) -> None:
     runs = Runs(model, s3_prefix, tmp_path)

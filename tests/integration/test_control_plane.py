@@ -29,7 +29,7 @@ def two(tmp_path: Path) -> Iterator[list[Layout]]:
         yield layouts
 
 
-def test_two_run_side_by_side_and_know_nothing_of_each_other(two: list[Layout]) -> None:
+def test_two_control_planes_run_side_by_side_and_know_nothing_of_each_other(two: list[Layout]) -> None:
     one, other = (Kubectl(each.kubeconfig) for each in two)
     one("create", "namespace", "mine")
     assert one.get("namespace", "mine")["metadata"]["name"] == "mine"
@@ -37,7 +37,7 @@ def test_two_run_side_by_side_and_know_nothing_of_each_other(two: list[Layout]) 
         other.get("namespace", "mine")
 
 
-def test_starting_again_changes_nothing_and_a_killed_one_comes_back_with_its_objects(two: list[Layout]) -> None:
+def test_starting_twice_changes_nothing_and_a_stopped_api_server_comes_back_with_its_objects(two: list[Layout]) -> None:
     layout = two[0]
     kubectl, before = Kubectl(layout.kubeconfig), processes.running(layout.folder)
     kubectl("create", "namespace", "kept")
@@ -50,7 +50,7 @@ def test_starting_again_changes_nothing_and_a_killed_one_comes_back_with_its_obj
     assert kubectl.get("namespace", "kept")["metadata"]["name"] == "kept"
 
 
-def test_nothing_is_left_of_one_that_is_removed(two: list[Layout]) -> None:
+def test_nothing_is_left_of_a_control_plane_that_is_removed(two: list[Layout]) -> None:
     folder = two[0].folder
     assert load(folder) == two[0]
     assert processes.running(folder).keys() == {"etcd", "kube-apiserver"}

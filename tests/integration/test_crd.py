@@ -191,14 +191,14 @@ REFUSED: dict[str, tuple[str, Any, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_it_refuses(kubectl: Kubectl, name: str) -> None:
+def test_the_api_server_refuses_a_spec_with(kubectl: Kubectl, name: str) -> None:
     path, value, parts = REFUSED[name]
     said = refusal(kubectl, job(changed(SMALLEST, path, value)))
     for part in parts:
         assert part in said
 
 
-def test_it_refuses_an_adapter_of_a_full_run(kubectl: Kubectl) -> None:
+def test_the_api_server_refuses_an_adapter_of_a_full_run(kubectl: Kubectl) -> None:
     said = refusal(kubectl, job(SMALLEST | {"method": {"type": "Full"}, "output": [{"format": "Adapter"}]}))
     assert "output format Adapter needs method.type: LoRA; a Full run has no adapter, use Merged" in said
     create(kubectl, job(SMALLEST | {"method": {"type": "Full"}, "output": [{"format": "Merged"}]}))
@@ -212,7 +212,7 @@ def test_it_refuses_an_adapter_of_a_full_run(kubectl: Kubectl) -> None:
         pytest.param("a.b", id="a dot"),
     ],
 )
-def test_it_refuses_names_that_pods_cannot_have(kubectl: Kubectl, name: str) -> None:
+def test_the_api_server_refuses_names_that_pods_cannot_have(kubectl: Kubectl, name: str) -> None:
     said = refusal(kubectl, job(SMALLEST, name))
     assert "metadata.name must begin with a letter" in said
     assert "at most 42 characters" in said
@@ -254,7 +254,7 @@ def everything(kubectl: Kubectl) -> Object:
 
 
 @pytest.mark.parametrize("path", CHANGES)
-def test_the_run_of_a_job_does_not_change(kubectl: Kubectl, everything: Object, path: str) -> None:
+def test_what_a_job_trains_cannot_be_changed(kubectl: Kubectl, everything: Object, path: str) -> None:
     body = everything | {"spec": changed(everything["spec"], path, CHANGES[path])}
     with pytest.raises(KubectlFailed) as error:
         replace(kubectl, body)
@@ -263,14 +263,16 @@ def test_the_run_of_a_job_does_not_change(kubectl: Kubectl, everything: Object, 
 
 
 @pytest.mark.parametrize("field", ["checkpoint", "training", "env", "serviceAccountName"])
-def test_nor_does_it_by_leaving_a_field_out(kubectl: Kubectl, everything: Object, field: str) -> None:
+def test_a_field_of_what_a_job_trains_cannot_be_left_out_later(
+    kubectl: Kubectl, everything: Object, field: str
+) -> None:
     """Its default would come in its place."""
     spec = {key: value for key, value in everything["spec"].items() if key != field}
     with pytest.raises(KubectlFailed, match=f"{field} cannot be changed"):
         replace(kubectl, everything | {"spec": spec})
 
 
-def test_how_it_lives_does(kubectl: Kubectl) -> None:
+def test_how_a_job_lives_can_be_changed(kubectl: Kubectl) -> None:
     body = create(kubectl, job(EVERYTHING))
     for field, value in (
         ("suspend", True),
@@ -373,7 +375,7 @@ def test_a_status_that_is_none_is_refused(kubectl: Kubectl) -> None:
         kubectl("patch", "ftj", made, "--subresource=status", "--type=merge", f"--patch={patch}")
 
 
-def test_a_job_is_one_of_all(kubectl: Kubectl) -> None:
+def test_kubectl_get_all_lists_jobs(kubectl: Kubectl) -> None:
     name = create(kubectl, job(SMALLEST))["metadata"]["name"]
     assert f"finetunejob.finetune.dev/{name}" in kubectl("get", "all")
 

@@ -89,7 +89,7 @@ def start_command(pod: Object) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_it_is_taken_up_and_its_gang_is_made(made: dict[str, Made], name: str) -> None:
+def test_kuberay_takes_a_rayjob_up_and_makes_its_gang(made: dict[str, Made], name: str) -> None:
     view = view_rayjob(made[name].rayjob)
     assert (view.deployment_status, view.message, view.problem) == ("Initializing", "", "")
     assert (len(made[name].heads), len(made[name].workers)) == (1, PLANS[name][0].workers)

@@ -94,7 +94,7 @@ def expected(api: Layout, proxy: ApiProxy, tmp_path_factory: pytest.TempPathFact
     return end
 
 
-def test_a_whole_life(expected: dict[str, Any]) -> None:
+def test_a_job_that_is_suspended_once_lives_to_its_success(expected: dict[str, Any]) -> None:
     status = expected["status"]
     assert status["phase"] == "Succeeded"
     assert status["attempt"] == 2
@@ -114,7 +114,7 @@ def test_a_whole_life(expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("number", range(1, _WRITES + 1))
-def test_killed_at_a_write_the_job_ends_the_same(
+def test_a_job_ends_the_same_when_its_operator_is_killed_at_a_write(
     api: Layout, proxy: ApiProxy, expected: dict[str, Any], tmp_path: Path, number: int
 ) -> None:
     """Killed when the API server has done it and before the operator knows. Who is killed before it, knows less, but

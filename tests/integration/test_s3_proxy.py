@@ -31,7 +31,7 @@ def store(s3: S3Server, s3_proxy: S3Proxy) -> S3Store:
     )
 
 
-def test_it_is_not_noticed(store: S3Store) -> None:
+def test_a_proxy_without_a_fault_is_not_noticed(store: S3Store) -> None:
     obstore.put(store, "plain name/ä+b.bin", _CONTENT, chunk_size=6 * 2**20)
     assert bytes(obstore.get(store, "plain name/ä+b.bin").bytes()) == _CONTENT
     assert bytes(obstore.get_range(store, "plain name/ä+b.bin", start=100, length=10)) == _CONTENT[100:110]
@@ -41,7 +41,7 @@ def test_it_is_not_noticed(store: S3Store) -> None:
     assert {each["path"] for each in obstore.list(store).collect()} == {"plain name/ä+b.bin", "once"}
 
 
-def test_it_answers_for_the_server(store: S3Store, s3_proxy: S3Proxy) -> None:
+def test_a_proxy_answers_for_the_server(store: S3Store, s3_proxy: S3Proxy) -> None:
     s3_proxy.fail(status=503, methods="PUT", times=1)
     with pytest.raises(BaseError, match=r"503.*SlowDown|SlowDown"):
         obstore.put(store, "slow", _CONTENT, use_multipart=False)
@@ -49,7 +49,7 @@ def test_it_answers_for_the_server(store: S3Store, s3_proxy: S3Proxy) -> None:
     assert bytes(obstore.get(store, "slow").bytes()) == _CONTENT
 
 
-def test_it_fails_only_where_it_is_told_to(store: S3Store, s3_proxy: S3Proxy) -> None:
+def test_a_proxy_fails_only_where_it_is_told_to(store: S3Store, s3_proxy: S3Proxy) -> None:
     obstore.put(store, "spared", b"spared")
     s3_proxy.fail(status=500, path="/wanted")
     with pytest.raises(BaseError):
@@ -58,7 +58,9 @@ def test_it_fails_only_where_it_is_told_to(store: S3Store, s3_proxy: S3Proxy) ->
 
 
 @pytest.mark.parametrize("fault", [{"reset": True}, {"hang": True}, {"cut": 1000}], ids=str)
-def test_no_answer_comes_whole(store: S3Store, s3_proxy: S3Proxy, fault: dict[str, Any]) -> None:
+def test_an_answer_that_is_broken_off_is_an_error_and_comes_whole_when_the_fault_is_mended(
+    store: S3Store, s3_proxy: S3Proxy, fault: dict[str, Any]
+) -> None:
     obstore.put(store, "whole", _CONTENT)
     s3_proxy.fail(**fault)
     with pytest.raises(BaseError):
@@ -68,7 +70,7 @@ def test_no_answer_comes_whole(store: S3Store, s3_proxy: S3Proxy, fault: dict[st
 
 
 @pytest.mark.parametrize("fault", [{"delay": 1.0}, {"bytes_per_second": 5_000_000}], ids=str)
-def test_it_is_slow(store: S3Store, s3_proxy: S3Proxy, fault: dict[str, Any]) -> None:
+def test_a_proxy_can_be_slow(store: S3Store, s3_proxy: S3Proxy, fault: dict[str, Any]) -> None:
     obstore.put(store, "late", _CONTENT)
     s3_proxy.fail(**fault)
     began = time.monotonic()

@@ -83,7 +83,7 @@ def test_a_part_of_an_object_can_be_read(store: Store) -> None:
         store.get_range("missing", start=0, length=1)
 
 
-def test_nothing_is_an_answer(store: Store, tmp_path: Path) -> None:
+def test_an_object_that_is_not_there_is_an_answer_and_no_error(store: Store, tmp_path: Path) -> None:
     assert store.entries() == []
     assert store.folders() == []
     assert store.get("missing") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -27,6 +28,12 @@ GENERATED = {
     "charts/finetune-operator/values.schema.json": ("-m", "finetune_operator.api.chart", "schema"),
     "charts/finetune-operator/files/crd.yaml": ("-m", "finetune_operator.api.chart", "crd"),
 }
+
+LEANING = (
+    *("and", "but", "so", "or", "nor", "neither", "then", "also"),
+    *("it", "its", "they", "their", "this", "these", "that", "those", "others", "such", "one_that", "one_which"),
+)
+"""No test's name begins with one of these words: it would be half of a sentence whose beginning is the name above it."""
 
 
 def locked(path: Path) -> dict[str, str]:
@@ -112,11 +119,20 @@ def test_the_documents_name_only_targets_that_there_are() -> None:
     assert [name for name in sorted(named) if f"\n.PHONY: {name[1]}\n" not in MAKEFILE] == []
 
 
-@pytest.mark.parametrize("project", PROJECTS)
-def test_no_module_is_longer_than_a_person_reads_at_once(project: str) -> None:
-    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / project).rglob("*.py")}
+@pytest.mark.parametrize(("folder", "longest"), [*((each, 300) for each in PROJECTS), ("tests", 400)])
+def test_no_module_is_longer_than_a_person_reads_at_once(folder: str, longest: int) -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
     assert lengths
-    assert {path.name: length for path, length in lengths.items() if length > LONGEST.get(path.name, 300)} == {}
+    assert {path.name: length for path, length in lengths.items() if length > LONGEST.get(path.name, longest)} == {}
+
+
+def test_the_name_of_a_test_stands_alone() -> None:
+    """Whoever reads it reads one line, of what has failed."""
+    modules = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    names = [name for text in modules for name in re.findall(r"^ *(?:async )?def test_(\w+)", text, re.MULTILINE)]
+    assert len(names) > 900
+    assert [name for name in names if f"{name}_".startswith(tuple(f"{each}_" for each in LEANING))] == []
+    assert [name for name in names if len(f"test_{name}") > 100] == []
 
 
 @pytest.mark.parametrize("project", PROJECTS)
@@ -130,6 +146,20 @@ def test_no_folder_has_more_modules_than_a_person_sees_at_once(project: str) -> 
 def test_every_module_says_why_it_exists(project: str) -> None:
     modules = [path for path in (ROOT / project).rglob("*.py") if path.stat().st_size]
     assert [path.name for path in modules if not path.read_text().startswith('"""')] == []
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_what_a_constant_means_stands_under_it(project: str) -> None:
+    """As a docstring, which editors show wherever the constant is used. Above it may stand the name of a section."""
+    above = []
+    for path in (ROOT / project).rglob("*.py"):
+        text = path.read_text()
+        lines = text.splitlines()
+        constants = [each for each in ast.parse(text).body if isinstance(each, ast.Assign | ast.AnnAssign)]
+        above += [
+            f"{path.name}: {lines[each.lineno - 2]}" for each in constants if lines[each.lineno - 2].startswith("#")
+        ]
+    assert [each for each in above if ": # ──" not in each] == []
 
 
 def test_the_contract_with_the_operator_needs_only_pydantic_and_yaml() -> None:

@@ -80,7 +80,7 @@ class Cluster:
     async def get(self, path: str, namespace: str, resource: str, name: str, *, subresource: str = "") -> Body | None:
         """The object, or None. By its subresource `status` it is the whole object, too."""
         try:
-            return await self._request("GET", _path(path, namespace, resource, name, subresource), resource)
+            return _parsed(await self._send("GET", _path(path, namespace, resource, name, subresource), resource))
         except ApiError as error:
             if error.status == 404 and error.reason == "NotFound":
                 return None
@@ -89,13 +89,15 @@ class Cluster:
     async def create(self, path: str, namespace: str, resource: str, body: Body) -> Body:
         """Make it. A field that the API server does not know is an error, not dropped."""
         query = {"fieldManager": names.OPERATOR_MANAGER, "fieldValidation": "Strict"}
-        return await self._request("POST", _path(path, namespace, resource), resource, body=body, query=query)
+        return _parsed(await self._send("POST", _path(path, namespace, resource), resource, body=body, query=query))
 
     async def apply(self, path: str, namespace: str, resource: str, body: Body, *, subresource: str = "") -> Body:
         """Server-side apply, by force. Returns its metadata."""
         url = _path(path, namespace, resource, body["metadata"]["name"], subresource)
         query = {"fieldManager": names.OPERATOR_MANAGER, "force": "true"}
-        return await self._request("PATCH", url, resource, body=body, query=query, kind=_APPLY, accept=_METADATA_ONLY)
+        return _parsed(
+            await self._send("PATCH", url, resource, body=body, query=query, kind=_APPLY, accept=_METADATA_ONLY)
+        )
 
     async def delete(
         self, path: str, namespace: str, resource: str, name: str, uid: str, *, at_once: bool = False
@@ -106,7 +108,7 @@ class Cluster:
         if at_once:
             options["gracePeriodSeconds"] = 0
         try:
-            return await self._request("DELETE", _path(path, namespace, resource, name), resource, body=options)
+            return _parsed(await self._send("DELETE", _path(path, namespace, resource, name), resource, body=options))
         except ApiError as error:
             if error.status == 404 or (error.status == 409 and "uid" in error.message.lower()):
                 return None
@@ -119,7 +121,7 @@ class Cluster:
         found: list[T] = []
         query = {"limit": str(LIST_PAGE), "labelSelector": selector}
         while True:
-            page = await self._request("GET", _path(path, namespace, resource), resource, query=query)
+            page = _parsed(await self._send("GET", _path(path, namespace, resource), resource, query=query))
             found += [view(item) for item in page["items"]]
             if not (more := page["metadata"].get("continue")):
                 return found, int(page["metadata"]["resourceVersion"])
@@ -131,21 +133,6 @@ class Cluster:
         path, timeout = _path(CORE, namespace, "pods", pod, "log"), aiohttp.ClientTimeout(total=seconds)
         text = await self._send("GET", path, "pods/log", query=query, accept="*/*", timeout=timeout)
         return text.decode(errors="replace")
-
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        resource: str,
-        *,
-        body: Body | None = None,
-        query: Mapping[str, str] | None = None,
-        kind: str = _JSON,
-        accept: str = _JSON,
-    ) -> Body:
-        text = await self._send(method, path, resource, body=body, query=query, kind=kind, accept=accept)
-        parsed: Body = json.loads(text)
-        return parsed
 
     async def _send(
         self,
@@ -172,6 +159,11 @@ class Cluster:
         if answer.status >= 400:
             raise _error(answer.status, text)
         return text
+
+
+def _parsed(text: bytes) -> Body:
+    body: Body = json.loads(text)
+    return body
 
 
 def _error(status: int, text: bytes) -> ApiError:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, assert_never
 
 from finetune_operator import names
-from finetune_operator.act.apiserver import CORE, JOBS, RAYJOBS, RBAC, ApiError, Cluster
+from finetune_operator.act.apiserver import CORE, JOBS, RAYJOBS, RBAC, ApiError, Body, Cluster
 from finetune_operator.act.rayjob import render_config_map, render_rayjob
+from finetune_operator.act.refusals import refusal_of
 from finetune_operator.decide.effects import (
     Announce,
     ConfirmGone,
@@ -29,13 +29,8 @@ from finetune_operator.decide.effects import (
     Start,
 )
 from finetune_operator.observe.store import Store
-from finetune_operator.observe.views import JobView, RayJobView, compact, view_job, view_rayjob
+from finetune_operator.observe.views import JobView, RayJobView, compact, timestamp, view_job, view_rayjob
 from finetune_operator.settings import Settings
-
-Body = Mapping[str, Any]
-_OF_THE_JOB = ".valueFrom."
-"""In the path of a field: the one part of a RayJob that the job's owner writes freely."""
-
 
 _LOG_LINES, _LOG_BYTES, _LOG_SECONDS = 20, 65_536, 5.0
 """Of a log that says why an attempt failed: nobody waits for it."""
@@ -224,7 +219,7 @@ class Executor:
 
     async def _announce(self, effect: Announce, job: JobView) -> None:
         """An Event that cannot be posted changes nothing: the conditions say the same."""
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = timestamp(time.time())
         body = {
             "apiVersion": "v1",
             "kind": "Event",
@@ -250,38 +245,11 @@ class Executor:
 
 
 async def _allowed(request: Awaitable[Any]) -> Any:
-    """What the API server's refusal means to the owner of the job."""
+    """What was asked for. A refusal is told in the words of its row."""
     try:
         return await request
     except ApiError as error:
-        if error.status == 404 and error.reason != "NotFound":
-            raise Refused(
-                "KubeRayMissing",
-                "KubeRay is not installed: the API server knows no RayJob of ray.io/v1. Have KubeRay 1.6 or newer installed.",
-            ) from error
-        if error.status == 400 and "unknown field" in error.message:
-            if _OF_THE_JOB in error.message:
-                raise Refused(
-                    "InvalidSpec",
-                    f"spec.env: Kubernetes does not know a field of valueFrom: {error.message.strip()}. Correct it in a new job.",
-                    final=True,
-                ) from error
-            raise Refused(
-                "KubeRayTooOld", f"KubeRay is too old: {error.message.strip()}. Have KubeRay 1.6 or newer installed."
-            ) from error
-        if error.status == 403 and "exceeded quota" in error.message:
-            raise Refused(
-                "QuotaExceeded",
-                f"The namespace's quota is used up: {error.message}. Wait for other jobs to end, or have the quota raised.",
-            ) from error
-        if error.status == 403 and "being terminated" in error.message:
-            raise Refused("NamespaceTerminating", "The namespace is being deleted.") from error
-        if error.status in (400, 403):
-            raise Refused(
-                "NotAllowed", f"The API server does not allow what the attempt needs: {error.message}"
-            ) from error
-        if error.status == 422:
-            raise Refused(
-                "InvalidSpec", f"The API server refuses what the attempt needs: {error.message}", final=True
-            ) from error
+        if refusal := refusal_of(error):
+            message = refusal.message.format(said=error.message.strip())
+            raise Refused(refusal.reason, message, final=refusal.final) from error
         raise

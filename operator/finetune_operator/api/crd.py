@@ -13,10 +13,10 @@ from finetune_operator import names
 from finetune_operator.api.job import FineTuneJobSpec
 from finetune_operator.api.status import FineTuneJobStatus
 
-# The fields of spec that may change while the job lives. All others are the run, and a new run is a new object.
 MUTABLE = frozenset(
     {"suspend", "backoffLimit", "activeDeadlineSeconds", "pendingDeadlineSeconds", "ttlSecondsAfterFinished"}
 )
+"""The fields of spec that may change while the job lives. All others are the run, and a new run is a new object."""
 
 _KEPT = (
     "type",
@@ -32,10 +32,9 @@ _KEPT = (
     "minItems",
     "maxItems",
 )
-# A string that says nothing of its length makes every rule about it too expensive for the API server.
 _UNBOUNDED_STRING = 65_536
+"""A string that says nothing of its length makes every rule about it too expensive for the API server."""
 
-# What belongs together: (condition, message). The models say the same to `finetune validate`.
 _RULES = (
     (
         "self.deepspeed.offload != 'OptimizerAndParameters' || self.deepspeed.stage == 3",
@@ -50,6 +49,7 @@ _RULES = (
         "output format Adapter needs method.type: LoRA; a Full run has no adapter, use Merged",
     ),
 )
+"""What belongs together: (condition, message). The models say the same to `finetune validate`."""
 
 
 _COLUMNS = (

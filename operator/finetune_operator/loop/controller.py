@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetune_operator import names
-from finetune_operator.act.apiserver import CORE, JOBS, RAYJOBS, ApiError, Body, Cluster
+from finetune_operator.act.apiserver import ApiError, Cluster
 from finetune_operator.act.execute import Executor, Refused, Stale
 from finetune_operator.decide.effects import Announce, Decision, SetStatus, Start
 from finetune_operator.decide.reconcile import decide, refused
+from finetune_operator.loop.kinds import KINDS, Kind
 from finetune_operator.loop.metrics import Metrics
 from finetune_operator.loop.workqueue import WorkQueue
 from finetune_operator.observe.store import Store
-from finetune_operator.observe.views import JobView, PodView, RayJobView, View, view_job, view_pod, view_rayjob
+from finetune_operator.observe.views import JobView, RayJobView, View
 from finetune_operator.observe.world import Status, World, look
 from finetune_operator.settings import Settings
 
@@ -79,14 +79,9 @@ class Controller:
         """List everything; forget what is gone, whatever the watches have missed; look at every job."""
         self._store.begin_listing()
         self._executor.forget_accounts()
-        kinds: tuple[tuple[type[View], str, str, str, Callable[[Body], View]], ...] = (
-            (RayJobView, RAYJOBS, names.RAYJOBS, names.UID_LABEL, view_rayjob),
-            (PodView, CORE, "pods", names.UID_LABEL, view_pod),
-            (JobView, JOBS, names.PLURAL, "", view_job),
-        )
-        for kind, path, resource, selector, view in kinds:
+        for kind in KINDS:
             for namespace in self._settings.namespaces or ("",):
-                await self._list(kind, path, namespace, resource, selector, view)
+                await self._list(kind, namespace)
         for key in self._store.jobs():
             self._queue.add(key)
         self._resynced = time.monotonic()
@@ -105,23 +100,21 @@ class Controller:
             return f"the last look at everything was {since:.0f} s ago"
         return ""
 
-    async def _list(
-        self, kind: type[View], path: str, namespace: str, resource: str, selector: str, view: Callable[[Body], View]
-    ) -> None:
+    async def _list(self, kind: Kind, namespace: str) -> None:
         try:
-            views, version = await self._cluster.list(path, namespace, resource, selector, view)
+            views, version = await self._cluster.list(kind.path, namespace, kind.resource, kind.label, kind.view)
         except ApiError as error:
-            if resource != names.RAYJOBS or error.status != 404:
+            if kind.type is not RayJobView or error.status != 404:
                 raise
             if self._kuberay is None:
-                logger.warning("KubeRay is not installed: the API server has no %s of %s", resource, path)
+                logger.warning("KubeRay is not installed: the API server has no %s of %s", kind.resource, kind.path)
             self._kuberay = False
             return
-        if resource == names.RAYJOBS:
+        if kind.type is RayJobView:
             if self._kuberay is False:
                 raise NewKind
             self._kuberay = True
-        for gone in self._store.replace(kind, views, version, namespace):
+        for gone in self._store.replace(kind.type, views, version, namespace):
             if isinstance(gone, JobView):
                 self._metrics.forget(gone)
         for each in views:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import kopf
 
-from finetune_operator import names
-from finetune_operator.act.apiserver import LIST_PAGE
+from finetune_operator.act.apiserver import LIST_PAGE, Body
 from finetune_operator.loop.controller import Controller
-from finetune_operator.observe.views import View, view_job, view_pod, view_rayjob
-
-Body = Mapping[str, Any]
+from finetune_operator.loop.kinds import KINDS
+from finetune_operator.observe.views import View
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
@@ -36,13 +34,11 @@ class _NoDiffs(kopf.DiffBaseStorage):
 
 def register(registry: kopf.OperatorRegistry, controller: Controller, finish: Callable[[], Awaitable[None]]) -> None:
     """Tell `registry` what to watch, what to say to a probe, and to `finish` when the watches have ended."""
-    kinds: tuple[tuple[tuple[str, ...], Callable[[Body], View], Mapping[str, Any]], ...] = (
-        ((names.GROUP, names.VERSION, names.PLURAL), view_job, {}),
-        ((names.RAY_GROUP, names.RAY_VERSION, names.RAYJOBS), view_rayjob, {names.UID_LABEL: kopf.PRESENT}),
-        (("v1", "pods"), view_pod, {names.UID_LABEL: kopf.PRESENT}),
-    )
-    for resource, view, labels in kinds:
-        kopf.on.event(*resource, registry=registry, id=resource[-1], labels=labels)(_noticing(controller, view))
+    for kind in KINDS:
+        labels = {kind.label: kopf.PRESENT} if kind.label else {}
+        kopf.on.event(kind.group, kind.version, kind.resource, registry=registry, id=kind.resource, labels=labels)(
+            _noticing(controller, kind.view)
+        )
 
     @kopf.on.login(registry=registry, id="login")
     async def login(**options: Any) -> kopf.ConnectionInfo | None:
@@ -69,8 +65,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.queueing.idle_timeout = 0.1  # a worker keeps the last object that it has seen until it ends
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
-    settings.watching.label_selectors[names.RAY_GROUP, names.RAY_VERSION, names.RAYJOBS] = names.UID_LABEL
-    settings.watching.label_selectors["", "v1", "pods"] = names.UID_LABEL
+    for kind in (each for each in KINDS if each.label):
+        settings.watching.label_selectors[kind.group, kind.version, kind.resource] = kind.label
     settings.networking.request_timeout = 60
     # After the last of them kopf, and with it the process, would end: an API server that is being upgraded takes minutes.
     settings.networking.error_backoffs = _Patience()

@@ -249,7 +249,9 @@ def test_worker_node_lost_for_good(trial: Trial, on_jobs: Faults, book: Book) ->
             trial.await_saved(before.step, attempt=before.attempt, restarts=before.restarts + 1, seconds=600)
 
 
-def test_in_the_end_it_is_the_run_that_nothing_befell(trial: Trial, undisturbed: dict[int, Learnt], book: Book) -> None:
+def test_a_run_that_went_through_all_faults_learns_what_an_undisturbed_run_learns(
+    trial: Trial, undisturbed: dict[int, Learnt], book: Book
+) -> None:
     status = trial.await_end(seconds=3000)
     assert status["phase"] == "Succeeded", status
     released = trial.seconds_until_gone(seconds=60)

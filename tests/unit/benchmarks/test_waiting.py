@@ -71,7 +71,7 @@ def test_a_fault_of_our_own_keeps_its_traceback() -> None:
         raise ZeroDivisionError
 
 
-def test_the_end_of_a_log(tmp_path: Path) -> None:
+def test_the_end_of_a_log_says_also_when_there_is_none(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert end_of(log) == f"{log} is not there"
     log.write_text("")

@@ -18,7 +18,7 @@ from tests.cluster.layout import ROOT
 _DOCS = ROOT / "docs"
 _CODE = ROOT / "operator" / "finetune_operator"
 # Where the reason stands in the arguments.
-_REASON_OF = {"Waits": 1, "Fact": 1, "Failure": 1, "Refused": 0, "failed": 1, "Cause": 2}
+_REASON_OF = {"Waits": 1, "Fact": 1, "Failure": 1, "Refused": 0, "failed": 1, "Cause": 2, "Refusal": 1}
 
 
 def _reasons() -> set[str]:

@@ -113,7 +113,7 @@ def test_what_is_wrong_in_the_platform_file_is_named(tmp_path: Path, text: str, 
     assert str(error.value).startswith(f"{path}: {field}")
 
 
-def test_so_is_a_platform_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_platform_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match=r"none\.yaml: .*No such file"):
         read_platform(tmp_path / "none.yaml")
     with pytest.raises(InvalidSettings, match=r"platform\.yaml: "):

@@ -22,8 +22,8 @@ MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{8,})-a([\d.]+)")
 _UNIVERSAL = re.compile(r"universal-a([\d.]+)\.json")
 _BLANK = "0" * 64
-# DeepSpeed's and transformers' names of what only the rank that wrote it reads again.
 _OF_ONE_RANK = re.compile(r"(^|/)(\w*zero_pp_rank_\d+_mp_rank_\d+_\w+\.pt|rng_state_\d+\.pth)$")
+"""DeepSpeed's and transformers' names of what only the rank that wrote it reads again."""
 
 
 class Record(BaseModel):

@@ -20,14 +20,14 @@ RESULT = "result/metrics.json"
 REPORT = "result/report.html"
 RESOLVED = "resolved.json"
 PACKAGES = ("finetune-training", "ray", "torch", "transformers", "trl", "peft", "deepspeed", "accelerate")
-# What a spec.json lacks that is older than the field.
 _ADDED = {"checkpoint": {"resumeFrom": {"uri": ""}}}
-# Where and how the run is done, not what is trained: may differ between attempts.
+"""What a spec.json lacks that is older than the field."""
 _MAY_CHANGE: Any = {
     "resources": True,
     "checkpoint": {"uri", "every_steps", "keep"},
     "training": {"micro_batch_size", "gradient_checkpointing"},
 }
+"""Where and how the run is done, not what is trained: may differ between attempts."""
 
 
 def run_store(job: Job) -> Store:

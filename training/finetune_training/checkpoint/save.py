@@ -35,8 +35,8 @@ from finetune_training.contract.failure import Failure, FailureClass, FinetuneEr
 from finetune_training.events.progress import CheckpointSaved, Event, Warned
 from finetune_training.store.storage import Store
 
-# How long a rank that has nothing to do waits before it looks how the others are.
 _LOOK_SECONDS = 0.5
+"""How long a rank that has nothing to do waits before it looks how the others are."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from finetune_training.checkpoint.manifest import CheckpointFile, CheckpointMani
 from finetune_training.contract.failure import data_error, user_error
 
 Shapes = dict[str, tuple[int, ...]]
-# Below stage 3 every rank has all of them, and rank 0 writes them as the run would publish them.
 _WHOLE = re.compile(r"[^/]+/mp_rank_00_model_states\.pt")
+"""Below stage 3 every rank has all of them, and rank 0 writes them as the run would publish them."""
 _PARTS = re.compile(r"[^/]+/\w*zero_pp_rank_\d+_mp_rank_\d+_\w+\.pt")
 
 

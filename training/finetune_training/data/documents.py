@@ -21,9 +21,8 @@ from finetune_training.data.shards import IGNORE
 from finetune_training.data.sources import SourceFile
 from finetune_training.model.tokenizer import Portable
 
-# A row of a file: its index in the list of files, its number there, its JSON.
 ROWS = pa.schema([("file", pa.int32()), ("number", pa.int64()), ("row", pa.large_string())])
-# `row_id`: 64 bits of a hash of the row's content. `piece`: of a row that was split. `prompt`: how many tokens ask.
+"""A row of a file: its index in the list of files, its number there, its JSON."""
 DOCUMENTS = pa.schema(
     [
         ("row_id", pa.uint64()),
@@ -36,9 +35,10 @@ DOCUMENTS = pa.schema(
         ("summary", pa.string()),
     ]
 )
+"""`row_id`: 64 bits of a hash of the row's content. `piece`: of a row that was split. `prompt`: how many tokens ask."""
 ROW_ID_BITS = 64
-# Python's lists are ten times as large as Arrow's: so much text, in characters, is in lists at a time.
 _AT_ONCE = 2**20
+"""Python's lists are ten times as large as Arrow's: so much text, in characters, is in lists at a time."""
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from finetune_training.data.documents import ROWS, Context, Summary, summary_of,
 from finetune_training.data.samples import Bucket, Target, write_bucket
 from finetune_training.data.sources import SourceFile
 
-# Rows in a block that is tokenised by one task: a small file, or one large one, still keeps every core busy (a Parquet
-# file is one block otherwise, ray#63817).
 ROWS_PER_BLOCK = 2000
-# Files are read together up to this size; it also bounds the blocks of a source whose rows are whole files.
+"""Rows in a block that is tokenised by one task: a small file, or one large one, still keeps every core busy (a Parquet file
+is one block otherwise, ray#63817)."""
 _BYTES_PER_TASK = 2**20
+"""Files are read together up to this size; it also bounds the blocks of a source whose rows are whole files."""
 _ROWS_AT_ONCE = 2000
 _CHARACTERS_AT_ONCE = 4 * 2**20
 _BLOCKS_PER_SUMMARY = 32

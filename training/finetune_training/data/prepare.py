@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from finetune_training.data.documents import Context, Summary
     from finetune_training.data.samples import Bucket
 
-# Raised when the same rows would give other shards than before.
 DATA_FORMAT = 1
+"""Raised when the same rows would give other shards than before."""
 _BUCKET_BYTES = 64 * 2**20
-# Compressed files hold about so many times their size.
 _COMPRESSION = 4
+"""Compressed files hold about so many times their size."""
 
 Report = Callable[[Event], None]
 

@@ -20,10 +20,10 @@ from finetune_training.data.rows import Messages, PromptCompletion, Row, Text
 from finetune_training.data.shards import IGNORE
 
 NO_SUPERVISED_TOKEN = "noSupervisedToken"
-# Of a held-out text, this much is shown to a model that is to go on.
 _BEGINNING = 24
-# Of a row that cannot be used, so many tokens are shown to the user.
+"""Of a held-out text, this much is shown to a model that is to go on."""
 _SHOWN = 120
+"""Of a row that cannot be used, so many tokens are shown to the user."""
 
 
 @dataclass(frozen=True)

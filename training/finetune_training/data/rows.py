@@ -20,7 +20,6 @@ from finetune_training.contract.spec import Columns, RowKind
 EMPTY = "empty"
 Message = dict[str, Any]
 
-# ShareGPT's names (`from`) → the roles that chat templates know.
 _ROLES = {
     "human": "user",
     "user": "user",
@@ -35,6 +34,7 @@ _ROLES = {
     "function": "tool",
     "observation": "tool",
 }
+"""ShareGPT's names (`from`) → the roles that chat templates know."""
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,6 @@ from finetune_training.contract.failure import infrastructure_error
 from finetune_training.store.digest import sha256_of
 from finetune_training.store.storage import Store
 
-# One row is one packed sample of at most `maxLength` tokens. `labels` is `input_ids`, or -100 where nothing is learnt
-# (always so for the first token of a document: nothing predicts it). `seq_lengths` has the length of each document; its
-# sum is the sample's length. `row_ids` has the identity of each document's row (a hash of its content).
 SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.int32())),
@@ -30,6 +27,9 @@ SCHEMA = pa.schema(
         ("row_ids", pa.list_(pa.int64())),
     ]
 )
+"""One row is one packed sample of at most `maxLength` tokens. `labels` is `input_ids`, or -100 where nothing is learnt (always
+so for the first token of a document: nothing predicts it). `seq_lengths` has the length of each document; its sum is the
+sample's length. `row_ids` has the identity of each document's row (a hash of its content)."""
 IGNORE = -100
 MANIFEST = "manifest.json"
 _CAMEL_CASE = ConfigDict(alias_generator=to_camel, populate_by_name=True)

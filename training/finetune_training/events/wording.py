@@ -12,12 +12,12 @@ import re
 from finetune_training.events.result import Evaluations
 
 MINUS = "\N{MINUS SIGN}"
-# Signs that poor encodings lack, spelled out.
 _PLAIN = str.maketrans(
     {"→": "->", MINUS: "-", "–": "-", "·": "-", "…": "...", "✓": "+", "✗": "x", "‘": "'", "’": "'", "“": '"', "”": '"'}
 )
-# All that moves the cursor, changes colours or turns the writing direction; tab and line feed may stay.
+"""Signs that poor encodings lack, spelled out."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""All that moves the cursor, changes colours or turns the writing direction; tab and line feed may stay."""
 
 
 def count(number: float) -> str:

@@ -22,8 +22,8 @@ from finetune_training.model.modelfiles import ADAPTER_CONFIG, CONFIG, is_weight
 from finetune_training.store.digest import sha256_of
 from finetune_training.store.storage import Store
 
-# Readers look for these first, so they come last: a folder that has them is whole.
 _LAST = (CONFIG, ADAPTER_CONFIG)
+"""Readers look for these first, so they come last: a folder that has them is whole."""
 
 
 def merge_adapter(base: Path, adapter: Path, out: Path, *, trust_remote_code: bool) -> None:

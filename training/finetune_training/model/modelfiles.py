@@ -16,13 +16,13 @@ from finetune_training.contract.failure import user_error
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 _SHARD = r"-\d{5}-of-\d{5}"
-# In the order in which transformers looks for them; the first that is there is taken, the others are duplicates.
 _WEIGHTS = (
     r"model\.safetensors",
     rf"model{_SHARD}\.safetensors",
     r"pytorch_model\.bin",
     rf"pytorch_model{_SHARD}\.bin",
 )
+"""In the order in which transformers looks for them; the first that is there is taken, the others are duplicates."""
 _INDEXES = {_WEIGHTS[1]: "model.safetensors.index.json", _WEIGHTS[3]: "pytorch_model.bin.index.json"}
 _ADAPTER_WEIGHTS = (r"adapter_model\.safetensors", r"adapter_model\.bin")
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")

@@ -18,8 +18,8 @@ from typing import Any
 from finetune_training.contract.failure import user_error
 from finetune_training.store.digest import sha256_of
 
-# What a model folder holds besides its tokenizer.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json", ".ot")
+"""What a model folder holds besides its tokenizer."""
 _PROSE = (".md", ".txt.gz", ".png", ".jpg", ".pdf", "LICENSE", "NOTICE", "generation_config.json")
 _LARGEST = 50 * 2**20
 _REMOTE_CODE = "transformers_modules"

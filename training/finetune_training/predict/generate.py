@@ -101,8 +101,8 @@ class LanguageModel:
             )
 
 
-# The sampling defaults of a model's own generation_config mean nothing without sampling, and transformers warns of them.
 _GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+"""The sampling defaults of a model's own generation_config mean nothing without sampling, and transformers warns of them."""
 
 
 def load_language_model(folder: Path, *, adapter: Path | None = None, trust_remote_code: bool = False) -> LanguageModel:

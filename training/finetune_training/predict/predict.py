@@ -31,8 +31,8 @@ from finetune_training.store.storage import local_path
 if TYPE_CHECKING:
     from finetune_training.predict.generate import LanguageModel, Sampling
 
-# An actor gets so many batches of prompts at a time, and sorts them by length.
 _BATCHES_PER_BLOCK = 2
+"""An actor gets so many batches of prompts at a time, and sorts them by length."""
 COMPLETION = "completion"
 _PLACED = ("file", "number", "row")
 _ENCODED = pa.schema([("row", pa.string()), ("input_ids", pa.list_(pa.int32()))])

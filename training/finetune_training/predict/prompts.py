@@ -17,8 +17,8 @@ from finetune_training.data.rows import Message, Messages, Row, Shape, convert
 
 Prompt = str | Sequence[Message]
 COLUMNS = ("messages", "prompt")
-# An answer that no template cuts, changes or repeats.
 _SENTINEL = "finetune"
+"""An answer that no template cuts, changes or repeats."""
 
 
 def prompt_of(row: dict[str, Any], *, column: str, where: str) -> Prompt:

@@ -17,8 +17,8 @@ from typing import Any
 
 from finetune_training.events import wording
 
-# Stand-ins while matplotlib draws; the page knows the real colours.
 INK, MUTED, RULE, ACCENT, BASE = "#00000a", "#00000b", "#00000c", "#00000d", "#00000e"
+"""Stand-ins while matplotlib draws; the page knows the real colours."""
 _VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", BASE: "--base"}
 _FONT_SIZE = 11
 

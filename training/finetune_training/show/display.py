@@ -37,8 +37,8 @@ from finetune_training.events.progress import (
 _SECONDS_BETWEEN_LINES = 10.0
 _LINES_PER_RUN = 20
 _NARROWEST_BAR, _WIDEST_BAR = 8, 40
-# The longest stage is "Evaluating".
 _STAGE_WIDTH = 10
+"""The longest stage is "Evaluating"."""
 
 
 class _Display:

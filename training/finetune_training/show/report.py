@@ -26,9 +26,9 @@ from finetune_training.events.usage import spent
 from finetune_training.show import plots
 from finetune_training.show.canvas import Size
 
-# Sixteen prompts of this length with two answers, and everything else, stay below 1.5 MB even when each character has
-# to be escaped.
 _SAMPLE_LIMIT = 4_000
+"""Sixteen prompts of this length with two answers, and everything else, stay below 1.5 MB even when each character has to be
+escaped."""
 _YAML_LIMIT = 60_000
 _SMALL = Size(344, 200)
 _TIME = {

@@ -16,8 +16,8 @@ from finetune_training.contract.failure import FinetuneError
 from finetune_training.store.storage import Store
 
 _EVERY_SECONDS = 15.0
-# An object is written whole each time, so a long log must be written less often.
 _BYTES_PER_SECOND = 1_000_000
+"""An object is written whole each time, so a long log must be written less often."""
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,6 @@ from finetune_training.model.state import state_bytes, without_frozen
 from finetune_training.worker.position import EMPTY, Plan
 
 SCHEDULERS = {Scheduler.COSINE: "cosine", Scheduler.LINEAR: "linear", Scheduler.CONSTANT: "constant_with_warmup"}
-# What would take the loop, the saving or the batches out of our hands.
 _FIXED: dict[str, Any] = {
     "logging_strategy": "steps",
     "auto_find_batch_size": False,
@@ -47,6 +46,7 @@ _FIXED: dict[str, Any] = {
     "padding_free": False,
     "enable_jit_checkpoint": False,
 }
+"""What would take the loop, the saving or the batches out of our hands."""
 TensorBatch = dict[str, torch.Tensor]
 
 
@@ -97,16 +97,17 @@ class _MicroBatches(IterableDataset[dict[str, Any]]):
             yield trainer.collate(trainer.train_dataset, indices) | {"samples": indices}
 
 
+class StepCallback(TrainerCallback):  # type: ignore[misc]
+    """Is told what every callback is told, and when the samples of the next step are about to be read."""
+
+    def on_batch(self) -> None: ...
+
+
 class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
     """Supervised fine-tuning on packed samples, in the plan's order."""
 
-    def __init__(
-        self, *, plan: Plan, save: Callable[[ExactSFTTrainer], None], on_batch: Callable[[], None], **options: Any
-    ) -> None:
-        self.plan = plan
-        self._save_state = save
-        self._on_batch = on_batch
-        self.first_step = 0
+    def __init__(self, *, plan: Plan, first_step: int, **options: Any) -> None:
+        self.plan, self._first_step = plan, first_step
         self.supervised_tokens = 0
         self.used: list[int] = []
         """The samples of the step, those of this rank."""
@@ -124,21 +125,23 @@ class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
         """A generator of its own: a DataLoader draws from the global one when it starts, which dropout would notice
         after a resume."""
         return DataLoader(
-            _MicroBatches(self, self.first_step),
+            _MicroBatches(self, self._first_step),
             batch_size=None,
             pin_memory=self.args.dataloader_pin_memory,
             generator=torch.Generator(),
         )
 
     def get_batch_samples(self, *args: Any) -> tuple[list[TensorBatch], torch.Tensor]:
-        self._on_batch()
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, StepCallback):
+                callback.on_batch()
         batches, supervised = super().get_batch_samples(*args)
         self.supervised_tokens = int(supervised) if supervised is not None else 0
         self.used = [index for batch in batches for index in batch.pop("samples") if index != EMPTY]
         return batches, supervised
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self._save_state(self)
+        """Nothing: that is up to `on_save` of a callback, which follows."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Called when the engine has loaded the checkpoint."""
@@ -231,14 +234,11 @@ def sft_trainer(
     args: SFTConfig,
     plan: Plan,
     train: Dataset,
-    callbacks: list[TrainerCallback],
-    save: Callable[[ExactSFTTrainer], None],
-    on_batch: Callable[[], None],
+    first_step: int,
 ) -> ExactSFTTrainer:
     return ExactSFTTrainer(
         plan=plan,
-        save=save,
-        on_batch=on_batch,
+        first_step=first_step,
         model=model,
         args=args,
         train_dataset=train,
@@ -246,7 +246,6 @@ def sft_trainer(
         data_collator=Collator(tokenizer.pad_token_id or 0, flatten=flattens(model)),
         peft_config=lora_config(spec),
         optimizer_cls_and_kwargs=_host_adam(args) if spec.deepspeed.offload is not Offload.NONE else None,
-        callbacks=callbacks,
     )
 
 

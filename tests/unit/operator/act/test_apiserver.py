@@ -20,7 +20,7 @@ from finetune_operator.act.apiserver import CORE, JOBS, RAYJOBS, _error, _path
         ((CORE, "", "pods"), "/api/v1/pods"),
     ],
 )  # fmt: skip
-def test_paths(parts: tuple[str, ...], path: str) -> None:
+def test_a_path_of_the_api_server_names_group_namespace_and_object(parts: tuple[str, ...], path: str) -> None:
     assert _path(*parts) == path
 
 

@@ -99,5 +99,5 @@ def test_what_is_allowed_is_answered() -> None:
         (404, False),
     ],
 )
-def test_another_try_may_help(status: int, again: bool) -> None:
+def test_an_error_of_the_api_server_says_whether_another_try_may_help(status: int, again: bool) -> None:
     assert ApiError(status, "", "").transient is again

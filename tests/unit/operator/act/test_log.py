@@ -46,7 +46,7 @@ def read(handler: Handler) -> tuple[str, list[Any]]:
     return asyncio.run(ask()), requests
 
 
-def test_it_asks_for_the_last_lines_of_one_container() -> None:
+def test_the_last_lines_of_one_containers_log_are_asked_for() -> None:
     asked: dict[str, str] = {}
 
     async def answer(request: web.Request) -> web.Response:

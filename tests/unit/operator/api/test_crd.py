@@ -29,7 +29,7 @@ NODES = dict(pair for name, schema in SCHEMAS.items() for pair in nodes(schema, 
 
 
 @pytest.mark.parametrize("word", ["$ref", "$defs", "title", "anyOf", "oneOf", "allOf", "const"])
-def test_it_has_nothing_that_a_structural_schema_may_not_have(word: str) -> None:
+def test_the_crd_has_nothing_that_a_structural_schema_may_not_have(word: str) -> None:
     assert [path for path, node in NODES.items() if word in node] == []
 
 
@@ -78,11 +78,11 @@ def test_the_fields_are_those_of_the_models() -> None:
         assert SCHEMAS[name]["properties"].keys() == aliases
 
 
-def test_it_is_small_enough_for_an_annotation_and_for_every_watch() -> None:
+def test_the_crd_is_small_enough_for_an_annotation_and_for_every_watch() -> None:
     assert len(json.dumps(definition())) < 60_000
 
 
-def test_every_field_but_five_has_a_rule_that_keeps_it() -> None:
+def test_every_field_of_the_spec_but_five_has_a_rule_that_keeps_its_value() -> None:
     rules = [each["message"] for each in SCHEMAS["spec"]["x-kubernetes-validations"]]
     for field in SCHEMAS["spec"]["properties"]:
         kept = any(each.startswith(f"{field} cannot be changed: ") for each in rules)
@@ -117,7 +117,7 @@ def test_the_columns_show_what_there_is() -> None:
     assert shown == ["Phase", "Step", "Loss", "ETA", "Attempt", "Age"]
 
 
-def test_it_has_the_names_of_the_api() -> None:
+def test_the_crd_has_the_names_of_the_api() -> None:
     body = definition()
     assert body["metadata"]["name"] == f"{names.PLURAL}.{names.GROUP}"
     assert body["spec"]["names"]["shortNames"] == ["ftj"]

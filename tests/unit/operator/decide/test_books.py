@@ -48,7 +48,7 @@ def usage(server: ApiServer) -> Object:
 # ── what an attempt leaves ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_attempt_that_failed() -> None:
+def test_an_attempt_that_failed_leaves_its_failure_times_and_checkpoint() -> None:
     server = trained(started(), resumedFromStep=20, restarts=2, failure=FAILED)
     server.kuberay(1, **APP_FAILED | {"endTime": worlds.time(server.now)})
     server.settle()
@@ -72,7 +72,7 @@ def test_an_attempt_that_failed() -> None:
     assert "current" not in server.job["status"]
 
 
-def test_one_that_succeeded() -> None:
+def test_an_attempt_that_succeeded_has_lost_no_steps_and_has_its_time_counted() -> None:
     server = trained(started(), stage="Succeeded")
     server.kuberay(1, **SUCCEEDED | {"endTime": worlds.time(server.now)})
     server.settle()
@@ -85,7 +85,7 @@ def test_one_that_succeeded() -> None:
     }  # fmt: skip
 
 
-def test_one_of_which_the_driver_said_nothing_has_the_checkpoint_of_the_one_before() -> None:
+def test_an_attempt_whose_driver_said_nothing_has_the_checkpoint_of_the_attempt_before() -> None:
     server = trained(started(), failure=FAILED)
     server.kuberay(1, **HEAD_LOST)
     server.settle()
@@ -124,7 +124,7 @@ def lost_at_50() -> ApiServer:
     ],
     ids=str,
 )
-def test_what_was_lost_is_known_when_the_next_goes_on(said: Object, checkpoint: int, lost: int) -> None:
+def test_what_an_attempt_lost_is_known_when_the_next_goes_on(said: Object, checkpoint: int, lost: int) -> None:
     server = lost_at_50()
     before = usage(server)
     server.driver(2, **said)
@@ -140,7 +140,7 @@ def test_what_was_lost_is_known_when_the_next_goes_on(said: Object, checkpoint: 
     )
 
 
-def test_a_later_restart_of_the_next_attempt_changes_nothing_of_that() -> None:
+def test_a_later_restart_of_an_attempt_does_not_change_what_the_attempt_before_lost() -> None:
     server = lost_at_50()
     server.driver(2, stage="Training", resumedFromStep=48, step=49)
     server.settle()
@@ -149,7 +149,7 @@ def test_a_later_restart_of_the_next_attempt_changes_nothing_of_that() -> None:
     assert attempts(server)[0]["lostSteps"] == 2
 
 
-def test_what_was_lost_is_known_through_an_attempt_that_never_trained() -> None:
+def test_what_an_attempt_lost_is_known_also_through_an_attempt_that_never_trained() -> None:
     server = lost_at_50()
     server.kuberay(2, **HEAD_LOST)
     server.settle()
@@ -161,7 +161,7 @@ def test_what_was_lost_is_known_through_an_attempt_that_never_trained() -> None:
     assert [each.get("lostSteps") for each in attempts(server)] == [2, None]
 
 
-def test_its_end_is_when_kuberay_saw_it_not_when_the_operator_did() -> None:
+def test_an_attempt_ends_when_kuberay_saw_its_end_not_when_the_operator_did() -> None:
     server = trained(started())
     end = worlds.time(server.now)
     server.now += 3600
@@ -171,7 +171,7 @@ def test_its_end_is_when_kuberay_saw_it_not_when_the_operator_did() -> None:
     assert usage(server)["totalSeconds"] == 160
 
 
-def test_only_the_last_ten_are_kept() -> None:
+def test_only_the_last_ten_attempts_are_kept() -> None:
     server = ApiServer(job(backoffLimit=50))
     for number in range(1, 13):
         server.settle()
@@ -182,7 +182,7 @@ def test_only_the_last_ten_are_kept() -> None:
     assert usage(server)["totalSeconds"] >= 11 * 500
 
 
-def test_messages_are_short() -> None:
+def test_messages_of_attempts_are_short() -> None:
     server = trained(started(), failure=FAILED | {"message": "m" * 1000})
     server.kuberay(1, **APP_FAILED)
     server.settle()
@@ -190,7 +190,7 @@ def test_messages_are_short() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"activeDeadlineSeconds": 300}, {"pendingDeadlineSeconds": 300}], ids=str)
-def test_a_deadline_ends_it(changes: Object) -> None:
+def test_a_deadline_ends_the_attempt_under_its_own_reason(changes: Object) -> None:
     server = ApiServer(job(**changes))
     server.settle()
     server.now += 301
@@ -259,7 +259,7 @@ def test_time_in_suspension_is_nobodys() -> None:
     assert usage(server)["totalSeconds"] == 160 + 30
 
 
-def test_so_is_that_of_a_suspension_between_two_attempts() -> None:
+def test_time_of_a_suspension_between_two_attempts_is_nobodys() -> None:
     server = started()
     server.kuberay(1, **HEAD_LOST | {"endTime": worlds.time(server.now)})
     server.settle()
@@ -296,7 +296,7 @@ def current(server: ApiServer) -> dict[str, float]:
     }
 
 
-def test_when_its_pods_got_what_they_need_is_taken_from_the_pods() -> None:
+def test_when_an_attempt_got_its_nodes_and_ran_is_taken_from_its_pods() -> None:
     server = ApiServer(job(resources={"pool": "a100", "workers": 2, "gpusPerWorker": 4}))
     server.settle()
     server.now += 100
@@ -312,7 +312,7 @@ def test_when_its_pods_got_what_they_need_is_taken_from_the_pods() -> None:
     assert usage(server)["gpuSeconds"] == 20 * 4 + 500 * 8
 
 
-def test_a_worker_that_is_replaced_changes_nothing() -> None:
+def test_a_worker_that_is_replaced_does_not_change_when_its_attempt_ran() -> None:
     server = started()
     before = server.job["status"]["current"]
     server.now += 100
@@ -321,7 +321,7 @@ def test_a_worker_that_is_replaced_changes_nothing() -> None:
     assert server.job["status"]["current"] == before
 
 
-def test_what_a_queue_has_taken_it_has_not() -> None:
+def test_pods_that_a_queue_took_back_are_waited_for_anew() -> None:
     """Before the driver's first word the same attempt goes on when it is admitted again."""
     server = started()
     server.rayjobs["plays-1"]["spec"]["suspend"] = True

@@ -57,7 +57,7 @@ def test_every_class_has_its_budget() -> None:
 @pytest.mark.parametrize(
     ("limit", "before", "goes_on"), [(0, 0, False), (1, 0, True), (1, 1, False), (3, 2, True), (1, 5, False)]
 )
-def test_what_counts_is_bounded_by_the_limit(limit: int, before: int, goes_on: bool) -> None:
+def test_attempts_that_count_are_bounded_by_the_backoff_limit(limit: int, before: int, goes_on: bool) -> None:
     verdict = judged(driver(), past(before + 1), limit=limit, failed=before)
     assert (verdict.pause is not None) is goes_on
     number = f"{before + 1} attempt{'s' if before else ''} failed, as many as spec.backoffLimit allows."
@@ -109,7 +109,7 @@ def test_the_pause_doubles_with_each_failure_that_counts(failures: int, shortest
     assert shortest <= pause <= shortest * 1.25
 
 
-def test_it_is_the_same_each_time_and_another_for_each_job_and_attempt() -> None:
+def test_the_pause_is_the_same_each_time_and_another_for_each_job_and_attempt() -> None:
     def pause(uid: str, attempt: int) -> float | None:
         body = job(uid=uid, status=written("Training", attempt), backoffLimit=99)
         return judge(world(body), STORE, [store(number) for number in range(1, attempt + 1)]).pause
@@ -119,7 +119,7 @@ def test_it_is_the_same_each_time_and_another_for_each_job_and_attempt() -> None
     assert len({pause("a", attempt) for attempt in range(8, 16)}) > 5
 
 
-def test_progress_takes_it_back_to_the_first() -> None:
+def test_progress_takes_the_pause_back_to_the_first() -> None:
     history = [store(1), store(2, checkpointStep=5), store(3, checkpointStep=5), store(4, checkpointStep=6)]
     after_progress = judged(STORE, *history).pause
     assert after_progress
@@ -129,7 +129,7 @@ def test_progress_takes_it_back_to_the_first() -> None:
     assert 20 <= one_more <= 25
 
 
-def test_what_does_not_count_in_between_doubles_nothing() -> None:
+def test_attempts_that_do_not_count_do_not_double_the_pause() -> None:
     free = [past(2, "Preempted", "PodDisrupted"), past(3, "", "Suspended"), past(4, "OutOfMemory", "OOMKilled")]
     pause = judged(STORE, store(1), *free, store(5)).pause
     assert pause
@@ -155,12 +155,12 @@ def test_the_same_failure_twice_ends_the_job() -> None:
 
 
 @pytest.mark.parametrize("cls", ["Infrastructure", "Hang", "Unknown"])
-def test_of_these_classes(cls: str) -> None:
+def test_the_same_failure_twice_is_given_up_in_class(cls: str) -> None:
     assert judged(driver(cls), FIRST | {"class": cls}, AGAIN | {"class": cls}).pause is None
 
 
 @pytest.mark.parametrize("cls", ["Preempted", "OutOfMemory", "Interrupted", "Fenced"])
-def test_and_of_no_others(cls: str) -> None:
+def test_the_same_failure_twice_is_tried_again_in_class(cls: str) -> None:
     assert judged(driver(cls), FIRST | {"class": cls}, AGAIN | {"class": cls}).pause is not None
 
 
@@ -182,7 +182,7 @@ def test_what_is_not_the_jobs_doing_proves_nothing_by_happening_twice() -> None:
     ],
     ids=str,
 )
-def test_not_quite_the_same_is_not_the_same(changed: Object) -> None:
+def test_a_failure_that_differs_in_one_thing_is_not_the_same_failure(changed: Object) -> None:
     assert judged(driver(), FIRST, AGAIN | changed).pause is not None
 
 

@@ -142,7 +142,7 @@ SEEN: dict[str, tuple[Failure | None, str]] = {
 
 
 @pytest.mark.parametrize("cause", TABLE, ids=lambda each: each.seen)
-def test_it_is_this_row_when_this_is_seen(cause: Cause) -> None:
+def test_each_row_of_the_causes_is_found_when_its_sign_is_seen(cause: Cause) -> None:
     failure, message = SEEN[cause.seen]
     assert failure
     assert failure.message == message
@@ -151,7 +151,7 @@ def test_it_is_this_row_when_this_is_seen(cause: Cause) -> None:
     assert bool(failure.pod) == ("{pod}" in cause.message)
 
 
-def test_no_row_is_there_twice() -> None:
+def test_no_row_of_the_causes_is_there_twice() -> None:
     assert len({each.seen for each in TABLE}) == len(TABLE) == len(SEEN)
 
 
@@ -168,7 +168,7 @@ def rows(title: str) -> list[list[str]]:
 
 def again(cause: Cause) -> str:
     """The last column."""
-    budget = BUDGETS.get(cause.cls, COUNTED)
+    budget = BUDGETS.get(cause.cls or "", COUNTED)
     if cause.last or budget == NEVER:
         return "no"
     return "yes, but not twice the same" if cause.repeats else "yes"
@@ -233,7 +233,7 @@ def test_what_explains_the_rest_wins(pods: list[Object], said: Object | None, re
     assert failure.reason == reason
 
 
-def test_the_head_is_looked_at_first() -> None:
+def test_the_head_explains_an_end_before_the_workers_do() -> None:
     both = [pod(each, disrupted=("EvictionByEvictionAPI", "x")) for each in ("worker", "head")]
     failure = of(TERMINAL, *both)
     assert failure
@@ -303,7 +303,7 @@ def test_a_worker_that_was_killed_for_its_memory_ends_the_attempt_at_once() -> N
         pytest.param(pod("worker", disrupted=("DeletionByTaintManager", "x"), deleting=True), id="lost with its node"),
     ],
 )
-def test_any_other_loss_of_a_worker_does_not(lost: Object) -> None:
+def test_a_worker_that_is_lost_otherwise_than_for_memory_does_not_end_the_attempt(lost: Object) -> None:
     """KubeRay replaces the pod, and the driver starts the ranks again. If it gives up it says so."""
     assert of(RUNNING, pod(runs=60), lost, now=NOW + 600) is None
 
@@ -318,7 +318,7 @@ def test_a_head_that_has_ended_and_that_kuberay_does_not_miss_ends_the_attempt()
     assert (memory.reason, memory.last) == ("OOMKilled", True)
 
 
-def test_so_does_one_whose_node_does_not_answer() -> None:
+def test_a_head_whose_node_does_not_answer_ends_the_attempt() -> None:
     gone = pod(disrupted=("DeletionByTaintManager", "Taint manager: deleting"), deleting=True)
     assert of(RUNNING, gone, now=NOW + 60) is None
     failure = of(RUNNING, gone, now=NOW + 61)

@@ -117,7 +117,7 @@ def outcome(server: ApiServer) -> tuple[Object, list[str], list[str], list[int]]
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_from_wherever_it_was_killed_it_comes_to_the_same_end(name: str) -> None:
+def test_an_operator_killed_after_any_effect_comes_to_the_same_end(name: str) -> None:
     objects = copy.deepcopy(WORLDS[name])
     body = objects.pop("job")
     whole = ApiServer(body, **objects)
@@ -131,7 +131,7 @@ def test_from_wherever_it_was_killed_it_comes_to_the_same_end(name: str) -> None
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_one_look_is_enough(name: str) -> None:
+def test_deciding_again_after_executing_gives_no_effects(name: str) -> None:
     """But where the next step had to wait for a deletion."""
     objects = copy.deepcopy(WORLDS[name])
     server = ApiServer(objects.pop("job"), **objects)

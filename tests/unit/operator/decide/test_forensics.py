@@ -99,12 +99,12 @@ def test_what_kuberay_has_read_is_better_than_nothing() -> None:
         pytest.param("\tindented ☺", "indented ☺", id="text"),
     ],
 )
-def test_it_is_kept_as_people_read_it(text: str, clean: str) -> None:
+def test_a_logs_end_is_kept_as_people_read_it(text: str, clean: str) -> None:
     assert end_of(text) == clean
 
 
 @pytest.mark.parametrize("line", ["word " * 10, "☺" * 50, "x" * 5000], ids=["text", "wide characters", "one long line"])
-def test_it_is_short(line: str) -> None:
+def test_a_logs_end_is_short(line: str) -> None:
     end = end_of("\n".join([line] * 100))
     assert 0.8 * LOG_MAX < len(end.encode()) <= LOG_MAX
     assert line.strip().endswith(end.split("\n")[0].strip())

@@ -47,11 +47,11 @@ def of(
         pytest.param({"jobDeploymentStatus": "Suspended"}, id="a queue has it"),
     ],
 )
-def test_it_has_not_ended(kuberay: Object) -> None:
+def test_an_attempt_has_not_ended_while(kuberay: Object) -> None:
     assert of(kuberay) is None
 
 
-def test_it_succeeded_when_its_job_did() -> None:
+def test_an_attempt_succeeded_when_its_ray_job_did() -> None:
     assert isinstance(of(SUCCEEDED), Succeeded)
     assert isinstance(of(SUCCEEDED, pods=[OOM]), Succeeded)
 
@@ -113,7 +113,7 @@ ROWS: dict[str, tuple[dict[str, Any], Failure]] = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_it_has_failed_because(name: str) -> None:
+def test_an_attempt_has_failed_because(name: str) -> None:
     given, failure = ROWS[name]
     assert of(**given) == failure
 

@@ -161,7 +161,7 @@ REASONS: dict[str, tuple[Object, list[Object], tuple[str, str], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_it_waits_because(name: str) -> None:
+def test_an_attempt_waits_because(name: str) -> None:
     attempt, pods, expected, parts = REASONS[name]
     (seen,) = (found := world(rayjobs=[attempt], pods=pods)).rayjobs
     waiting = why_pending(found, seen)

@@ -22,7 +22,7 @@ def rendered(picture: Picture, old: Object | None = None, *, generation: int = 1
     return render_status(Status(old or {}), picture, generation=generation, now=now)
 
 
-def test_it_has_what_is_so_and_nothing_else() -> None:
+def test_a_status_has_what_is_so_and_nothing_else() -> None:
     assert rendered(TRAINING) == {
         "observedGeneration": 1,
         "phase": "Training",

@@ -204,7 +204,7 @@ STORED: dict[str, tuple[Object, str]] = {
 
 
 @pytest.mark.parametrize("name", STORED)
-def test_what_an_older_schema_let_through_is_said_too(name: str) -> None:
+def test_what_an_older_schema_let_through_is_an_error_of_the_plan(name: str) -> None:
     """A CRD of before, or one that was changed by hand, does not check all."""
     changes, message = STORED[name]
     body = job()

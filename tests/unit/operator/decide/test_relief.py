@@ -35,7 +35,7 @@ ZERO = {"rung": 0, "microBatchSize": 4, "gradientCheckpointing": False, "offload
         pytest.param({"rung": 1}, {"rung": 2}, "rung 1 → 2", id="one that has no name"),
     ],
 )
-def test_what_has_changed(announced: Object | None, now: Object, what: str) -> None:
+def test_less_memory_is_announced_with_what_has_changed(announced: Object | None, now: Object, what: str) -> None:
     body = job(status=written("Training", run={"memory": ZERO | now | {"peakBytes": 7}}), **ASKED)
     if announced:
         body["status"]["memory"] = ZERO | announced
@@ -54,14 +54,16 @@ def test_what_has_changed(announced: Object | None, now: Object, what: str) -> N
         pytest.param(ZERO | {"rung": 2}, {"memory": ZERO | {"rung": 1}}, id="a new attempt that asks for more again"),
     ],
 )
-def test_there_is_nothing_new(announced: Object | None, run: dict[str, Any]) -> None:
+def test_a_run_that_says_nothing_new_about_memory_is_not_announced(
+    announced: Object | None, run: dict[str, Any]
+) -> None:
     body = job(status=written("Training", run=run), **ASKED)
     if announced:
         body["status"]["memory"] = announced
     assert relieved(world(body)) is None
 
 
-def test_it_is_an_event_and_then_in_the_status() -> None:
+def test_less_memory_is_an_event_once_and_then_in_the_status() -> None:
     run = {"stage": "Training", "memory": ZERO | {"rung": 1, "microBatchSize": 2, "peakBytes": 7}}
     body = job(status=written("Training", run=run), **ASKED)
     effects = decide(world(body, rayjobs=[rayjob(**RUNNING)]), PLATFORM).effects

@@ -24,13 +24,13 @@ def kinds(**seconds: float) -> dict[str, float]:
     return {kind: seconds.get(kind, 0) for kind in KINDS}
 
 
-def test_of_an_attempt_that_succeeded() -> None:
+def test_the_time_of_an_attempt_that_succeeded_is_divided() -> None:
     assert spent(TIMES, SAID, succeeded=True) == kinds(
         waiting=50, starting=50, preparing=10, training=100, evaluating=5, checkpoint=3, lost=2
     )
 
 
-def test_of_one_that_did_not_what_was_not_saved_is_lost() -> None:
+def test_an_attempt_that_failed_has_lost_what_it_had_not_saved() -> None:
     seconds = spent(TIMES, SAID | {"sinceCheckpoint": 40}, succeeded=False)
     assert (seconds["training"], seconds["lost"]) == (60, 2 + 40 + 10)
     assert sum(seconds.values()) == 230
@@ -41,11 +41,11 @@ def test_a_head_that_prepares_while_workers_wait_does_not_wait() -> None:
     assert (seconds["waiting"], seconds["starting"], seconds["preparing"]) == (20, 0, 90)
 
 
-def test_without_a_word_it_was_still_starting() -> None:
+def test_an_attempt_whose_driver_said_nothing_was_still_starting() -> None:
     assert spent(Times(since=0, running=50, end=80), None, succeeded=False) == kinds(waiting=50, starting=30)
 
 
-def test_without_pods_it_has_only_waited() -> None:
+def test_an_attempt_without_pods_has_only_waited() -> None:
     assert spent(Times(since=0, end=80), None, succeeded=False) == kinds(waiting=80)
 
 
@@ -72,7 +72,7 @@ def test_whatever_the_clocks_say_no_time_is_negative_and_none_is_missing(
         assert sum(seconds.values()) >= min(whole, told) - 1e-6
 
 
-def test_attempts_add_up() -> None:
+def test_the_usage_of_attempts_adds_up() -> None:
     first = added(None, kinds(waiting=10.4, training=29.6, lost=60), total=100, gpu_seconds=800)
     assert (first["waitingSeconds"], first["trainingSeconds"], first["goodput"]) == (10, 30, 0.3)
     second = added(first, kinds(training=170.2), total=200, gpu_seconds=1600)
@@ -80,6 +80,6 @@ def test_attempts_add_up() -> None:
     assert second["goodput"] == 0.667
 
 
-def test_of_no_time_there_is_no_share() -> None:
+def test_no_time_at_all_has_no_goodput() -> None:
     assert added(None, kinds(), total=0, gpu_seconds=0)["goodput"] == 0
     assert added(None, kinds(training=9), total=5, gpu_seconds=0)["goodput"] == 1

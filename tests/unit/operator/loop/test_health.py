@@ -48,7 +48,7 @@ async def _unwell(*, taken: bool, seconds: float) -> str:
     ],
     ids=["a long request", "a worker that is stuck", "a full queue", "a loop that is dead"],
 )
-def test_it_is_unwell_when_nothing_moves(taken: bool, seconds: float, problem: str) -> None:
+def test_an_operator_is_unwell_when_nothing_moves(taken: bool, seconds: float, problem: str) -> None:
     said = asyncio.run(_unwell(taken=taken, seconds=seconds))
     assert problem in said
     assert bool(said) == bool(problem)

@@ -119,7 +119,7 @@ def test_of_two_delays_the_shorter_counts(first: float, second: float) -> None:
     run(body)
 
 
-def test_a_delay_that_is_over_already_is_none() -> None:
+def test_a_key_whose_delay_is_over_already_comes_at_once() -> None:
     async def body(queue: WorkQueue, loop: Loop) -> None:
         queue.add_after("a", -5)
         await loop.ahead(0)
@@ -163,7 +163,7 @@ def test_what_comes_while_a_key_fails_does_not_hurry_it() -> None:
     run(body)
 
 
-def test_it_says_how_long_keys_and_workers_have_waited() -> None:
+def test_a_queue_says_how_long_keys_and_workers_have_waited() -> None:
     async def body(queue: WorkQueue, loop: Loop) -> None:
         assert (queue.oldest, queue.longest) == (0, 0)
         queue.add("a")
@@ -179,7 +179,7 @@ def test_it_says_how_long_keys_and_workers_have_waited() -> None:
     run(body)
 
 
-def test_once_closed_it_hands_out_nothing_more() -> None:
+def test_a_closed_queue_hands_out_nothing_more() -> None:
     """A worker ends what it has; what comes meanwhile is for the next process."""
 
     async def body(queue: WorkQueue, loop: Loop) -> None:

@@ -21,7 +21,7 @@ def at(version: int, phase: str = "Training", *, uid: str = JOB.uid, namespace: 
     return replace(JOB, version=version, phase=phase, uid=uid, namespace=namespace)
 
 
-def test_a_job_and_all_that_is_its() -> None:
+def test_a_job_is_seen_with_all_that_is_its_own() -> None:
     store = Store()
     for view in (POD, RAYJOB, JOB, view_rayjob(rayjob(name="other"))):
         assert store.put(view)
@@ -86,7 +86,7 @@ def test_what_a_list_lacks_is_gone_and_what_it_has_is_there() -> None:
     assert store.jobs() == ["team/other"]
 
 
-def test_but_not_what_is_newer_than_the_list() -> None:
+def test_a_list_does_not_take_away_what_is_newer_than_itself() -> None:
     store = Store()
     store.put(at(6))
     listed(store, [], 5)
@@ -95,7 +95,7 @@ def test_but_not_what_is_newer_than_the_list() -> None:
     assert store.seen(KEY).job == at(6)
 
 
-def test_nor_does_a_list_bring_back_what_went_while_it_was_made() -> None:
+def test_a_list_does_not_bring_back_what_went_while_it_was_made() -> None:
     store = Store()
     store.put(at(3))
     store.begin_listing()

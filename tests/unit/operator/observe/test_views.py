@@ -13,7 +13,7 @@ from tests.unit.operator import worlds
 from tests.unit.operator.worlds import NOW, Object, job, pod, rayjob
 
 
-def test_a_job() -> None:
+def test_a_job_is_seen_with_its_spec_and_its_phase() -> None:
     view = view_job(
         job(
             suspend=True,
@@ -44,7 +44,7 @@ def test_text_is_kept_as_it_is() -> None:
     assert json.loads(view.spec)["dataset"]["chatTemplate"] == 'Frage: ☺ "{{ x }}"'
 
 
-def test_a_rayjob() -> None:
+def test_a_rayjob_is_seen_with_its_attempt_and_how_it_ended() -> None:
     view = view_rayjob(rayjob(2, age=30, **worlds.APP_FAILED))
     assert (view.key, view.job_uid, view.attempt) == ("team/plays", worlds.UID, 2)
     assert (view.job_status, view.deployment_status, view.reason) == ("FAILED", "Failed", "AppFailed")
@@ -60,18 +60,18 @@ def test_a_rayjob() -> None:
         ("Complete", True), ("Failed", True), ("ValidationFailed", True),
     ],
 )  # fmt: skip
-def test_kuberay_does_nothing_more_with_some(deployment: str, terminal: bool) -> None:
+def test_a_rayjob_is_terminal_when_kuberay_does_nothing_more_with_it(deployment: str, terminal: bool) -> None:
     assert view_rayjob(rayjob(jobDeploymentStatus=deployment)).terminal is terminal
 
 
-def test_a_rayjob_that_kuberay_has_not_seen() -> None:
+def test_a_rayjob_that_kuberay_has_not_seen_has_no_status() -> None:
     body = rayjob()
     del body["status"]
     view = view_rayjob(body)
     assert (view.job_status, view.deployment_status, view.problem, view.end) == ("", "", "", None)
 
 
-def test_why_kuberay_could_not_make_pods_and_only_while_it_is_so() -> None:
+def test_a_rayjob_says_why_kuberay_cannot_make_pods_and_only_while_it_cannot() -> None:
     body = rayjob(**worlds.replica_failure("exceeded quota: gpus"))
     assert body["status"]["rayClusterStatus"]["conditions"][0]["message"] == "FailedCreateHeadPod\nexceeded quota: gpus"
     assert view_rayjob(body).problem == "exceeded quota: gpus"
@@ -79,20 +79,20 @@ def test_why_kuberay_could_not_make_pods_and_only_while_it_is_so() -> None:
     assert view_rayjob(body).problem == ""
 
 
-def test_a_pod_that_waits() -> None:
+def test_a_pod_that_waits_says_which_container_and_why() -> None:
     view = view_pod(pod(waiting=[worlds.waits("ImagePullBackOff", 'Back-off pulling image "x"')]))
     assert (view.key, view.attempt, view.head, view.node, view.scheduled) == ("team/plays", 1, True, "node-1", True)
     assert view.waiting == (Waiting("ray-head", "ImagePullBackOff", 'Back-off pulling image "x"'),)
     assert view.ended == ()
 
 
-def test_a_pod_without_a_node() -> None:
+def test_a_pod_without_a_node_says_what_the_scheduler_said() -> None:
     view = view_pod(pod("worker", unschedulable="0/3 nodes are available: 3 Insufficient nvidia.com/gpu."))
     assert (view.head, view.node, view.scheduled) == (False, "", False)
     assert view.unschedulable == "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 
 
-def test_a_pod_that_has_ended_and_one_of_which_the_kubelet_knows_no_more() -> None:
+def test_a_pod_has_ended_also_when_the_kubelet_knows_no_more_of_its_containers() -> None:
     unknown = {"name": "ray-worker", "state": {"terminated": {"reason": "ContainerStatusUnknown", "exitCode": 137}}}
     view = view_pod(pod(ended=[worlds.ended(reason="OOMKilled", code=137, ago=5), unknown]))
     assert view.ended == (
@@ -101,7 +101,7 @@ def test_a_pod_that_has_ended_and_one_of_which_the_kubelet_knows_no_more() -> No
     )
 
 
-def test_its_init_containers_count() -> None:
+def test_the_init_containers_of_a_pod_count() -> None:
     body = pod(initContainerStatuses=[worlds.waits("ImagePullBackOff", container="wait-gcs-ready")])
     assert [each.container for each in view_pod(body).waiting] == ["wait-gcs-ready"]
 
@@ -118,17 +118,17 @@ def test_its_init_containers_count() -> None:
         pytest.param({}, "", id="nothing"),
     ],
 )
-def test_who_takes_a_pod_away(changes: dict[str, Any], why: str) -> None:
+def test_a_pod_says_who_takes_it_away(changes: dict[str, Any], why: str) -> None:
     assert view_pod(pod(**changes)).why == why
 
 
-def test_a_kubelet_gives_two_reasons() -> None:
+def test_a_pod_that_the_kubelet_evicts_keeps_both_reasons() -> None:
     both = ("TerminationByKubelet", "The node was low on resource: memory.")
     view = view_pod(pod(disrupted=both, reason="Evicted", phase="Failed"))
     assert (view.disruption, view.reason) == ("TerminationByKubelet", "Evicted")
 
 
-def test_when_a_pod_got_its_node_and_ran() -> None:
+def test_a_pod_says_when_it_got_its_node_and_ran() -> None:
     view = view_pod(pod(runs=30))
     assert (view.scheduled_at, view.started) == (NOW - 40, NOW - 30)
     half = pod(runs=30, waiting=[worlds.waits("PodInitializing", container="ray-job-submitter")])
@@ -137,7 +137,7 @@ def test_when_a_pod_got_its_node_and_ran() -> None:
     assert (view_pod(pod()).scheduled_at, view_pod(pod()).started) == (None, None)
 
 
-def test_what_memory_an_ended_container_might_use() -> None:
+def test_an_ended_container_says_how_much_memory_was_allowed() -> None:
     view = view_pod(pod(ended=[worlds.ended(), worlds.ended("sidecar")], limits={"ray-head": "8Gi"}))
     assert [each.limit for each in view.ended] == ["8Gi", ""]
 
@@ -183,5 +183,5 @@ def test_what_has_not_all_of_our_labels_belongs_to_no_job(labels: dict[str, str]
         (None, None),
     ],
 )
-def test_times(text: str | None, number: float | None) -> None:
+def test_a_time_of_kubernetes_is_read_as_seconds(text: str | None, number: float | None) -> None:
     assert seconds(text) == number

@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.mark.parametrize("name", ["state.json", OPTIMIZER, "manifest.json"])
 @pytest.mark.parametrize("place", [0, 0.5, -1])
-def test_one_bit_is_found_and_the_checkpoint_before_is_used(run: Run, name: str, place: float) -> None:
+def test_one_wrong_bit_is_found_and_the_checkpoint_before_is_used(run: Run, name: str, place: float) -> None:
     path = run.path("step-00000010-a1") / name
     content = bytearray(path.read_bytes())
     content[int(place * len(content)) if place > 0 else int(place)] ^= 1
@@ -37,7 +37,7 @@ def test_one_bit_is_found_and_the_checkpoint_before_is_used(run: Run, name: str,
     assert name in warning
 
 
-def test_a_missing_file_is_found_too(run: Run) -> None:
+def test_a_checkpoint_that_lacks_a_file_is_not_used(run: Run) -> None:
     for name in committed(run.store):
         (run.path(name) / "state.json").unlink()
     assert run.restore(committed(run.store)) is None

@@ -30,21 +30,21 @@ MANIFEST = CheckpointManifest(
 )
 
 
-def test_it_comes_back_as_it_was() -> None:
+def test_a_manifest_comes_back_as_it_was() -> None:
     text = MANIFEST.to_bytes()
     again = CheckpointManifest.from_bytes(text)
     assert again.model_copy(update={"digest": MANIFEST.digest}) == MANIFEST
     assert again.to_bytes() == text
 
 
-def test_its_digest_is_what_the_docs_say() -> None:
+def test_the_digest_of_a_manifest_is_what_the_docs_say() -> None:
     text = MANIFEST.to_bytes().decode()
     digest = re.search(r'"digest": "(\w+)"', text)
     assert digest
     assert hashlib.sha256(text.replace(digest[1], "0" * 64, 1).encode()).hexdigest() == digest[1]
 
 
-def test_no_bit_of_it_can_change() -> None:
+def test_no_bit_of_a_manifest_can_change() -> None:
     text = MANIFEST.to_bytes()
     for place in range(len(text)):
         for bit in (0, 3, 7):

@@ -53,7 +53,7 @@ def test_random_states_keep_the_order_of_the_ranks(tmp_path: Path) -> None:
     assert (tmp_path / "to" / "rng_state_10.pth").read_text() == "random of 10"
 
 
-def test_a_checkpoint_without_random_states_is_converted_too(tmp_path: Path) -> None:
+def test_a_checkpoint_without_random_states_is_converted(tmp_path: Path) -> None:
     reshaped(replicated(tmp_path / "from", ranks=0), tmp_path / "to", ranks=2)
     assert not list((tmp_path / "to").glob("rng_state*"))
 

@@ -63,12 +63,12 @@ def model(*, rows: int = 2, more: bool = False) -> torch.nn.Module:
     return torch.nn.ModuleDict(made | ({"three": torch.nn.RMSNorm(3)} if more else {}))
 
 
-def test_a_run_that_names_none_begins_with_the_base_model(other: Run) -> None:
+def test_a_run_that_names_no_checkpoint_begins_with_the_base_model(other: Run) -> None:
     assert begin(other, "") is None
 
 
 @pytest.mark.parametrize(("below", "step"), [("", 10), ("/", 10), ("/checkpoints/step-00000005-a1", 5)])
-def test_the_same_run_goes_on_with_everything(other: Run, below: str, step: int) -> None:
+def test_a_checkpoint_of_the_same_run_goes_on_with_everything(other: Run, below: str, step: int) -> None:
     found = begin(other, other.store.uri + below)
     assert found is not None
     assert found.restored is not None
@@ -87,7 +87,9 @@ def test_the_same_run_goes_on_with_everything(other: Run, below: str, step: int)
         ({"spec": {"training": {"precision": "FP32"}}}, "training.precision (BF16 instead of FP32)"),
     ],
 )
-def test_what_differs_leaves_the_weights_and_is_told(other: Run, changes: dict[str, Any], said: str) -> None:
+def test_a_checkpoint_of_a_run_that_differs_gives_only_its_weights_and_says_so(
+    other: Run, changes: dict[str, Any], said: str
+) -> None:
     found = begin(other, other.store.uri, **changes)
     assert found is not None
     assert found.restored is None
@@ -103,7 +105,9 @@ def test_what_differs_leaves_the_weights_and_is_told(other: Run, changes: dict[s
 
 
 @pytest.mark.parametrize("changes", [{}, {"seed": 2}])
-def test_a_damaged_one_is_passed_over_and_if_all_are_it_ends(other: Run, changes: dict[str, Any]) -> None:
+def test_a_damaged_checkpoint_is_passed_over_unless_it_is_the_one_that_is_named(
+    other: Run, changes: dict[str, Any]
+) -> None:
     path = other.path("step-00000010-a1") / MODEL_STATES
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     found = begin(other, other.store.uri, **changes)
@@ -117,7 +121,7 @@ def test_a_damaged_one_is_passed_over_and_if_all_are_it_ends(other: Run, changes
 
 
 @pytest.mark.parametrize("below", ["/nowhere", "/checkpoints/step-00000007-a1", "/checkpoints"])
-def test_where_there_is_none_it_is_told(other: Run, below: str) -> None:
+def test_a_place_without_a_checkpoint_is_named(other: Run, below: str) -> None:
     with pytest.raises(FinetuneError) as raised:
         begin(other, other.store.uri + below)
     assert raised.value.failure.reason == "CheckpointNotFound"
@@ -127,7 +131,7 @@ def test_where_there_is_none_it_is_told(other: Run, below: str) -> None:
 @pytest.mark.parametrize(
     "changes", [{"method": "Full"}, {"spec": {"method": {"lora": {"alpha": 64}}}}, {"method": "Full", "seed": 2}]
 )
-def test_another_method_is_refused(other: Run, changes: dict[str, Any]) -> None:
+def test_a_checkpoint_of_another_method_is_refused(other: Run, changes: dict[str, Any]) -> None:
     with pytest.raises(FinetuneError) as raised:
         begin(other, other.store.uri, **changes)
     assert raised.value.failure.reason == "CheckpointDoesNotFit"
@@ -152,7 +156,7 @@ def test_weights_of_another_shape_are_refused(other: Run, changes: dict[str, Any
         assert said in raised.value.failure.message
 
 
-def test_an_empty_weight_is_a_missing_one(other: Run) -> None:
+def test_an_empty_weight_is_a_missing_weight(other: Run) -> None:
     from finetune_training.checkpoint.weights import trained_only
 
     emptied = {**WEIGHTS, "two.weight": torch.empty(0)}

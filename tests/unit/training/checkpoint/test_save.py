@@ -40,13 +40,13 @@ def test_without_a_manifest_there_is_no_checkpoint(run: Run) -> None:
     assert committed(run.store) == []
 
 
-def test_only_the_newest_are_kept(run: Run) -> None:
+def test_only_the_newest_checkpoints_are_kept(run: Run) -> None:
     saved(run.checkpointer(keep=2), 5, 10, 15)
     assert committed(run.store) == ["step-00000015-a1", "step-00000010-a1"]
     assert not run.store.entries("checkpoints/step-00000005-a1")
 
 
-def test_the_best_is_kept_too_over_attempts(run: Run) -> None:
+def test_the_best_checkpoint_of_all_attempts_is_kept_besides_the_newest(run: Run) -> None:
     first = run.checkpointer(keep=1)
     saved(first, 5, score=2.0)
     saved(first, 10, score=3.0)
@@ -57,7 +57,7 @@ def test_the_best_is_kept_too_over_attempts(run: Run) -> None:
     assert committed(run.store) == ["step-00000020-a2"]
 
 
-def test_the_one_that_was_resumed_from_is_spared(run: Run) -> None:
+def test_the_checkpoint_that_was_resumed_from_is_spared(run: Run) -> None:
     saved(run.checkpointer(keep=1), 5)
     saved(run.checkpointer(attempt=2, keep=1, resumed_from="step-00000005-a1"), 10, 15)
     assert committed(run.store) == ["step-00000015-a2", "step-00000005-a1"]

@@ -65,7 +65,7 @@ def test_a_step_that_two_attempts_have_saved_wants_a_whole_name(run: Run) -> Non
     assert f"step-00000005-a3, {FIRST}" in raised.value.failure.message
 
 
-def test_without_scores_none_is_the_best(tmp_path: Path) -> None:
+def test_without_scores_no_checkpoint_is_the_best(tmp_path: Path) -> None:
     run = Run(tmp_path)
     saved(run.checkpointer(), 5)
     with pytest.raises(FinetuneError) as raised:
@@ -73,7 +73,7 @@ def test_without_scores_none_is_the_best(tmp_path: Path) -> None:
     assert "none was evaluated" in raised.value.failure.message
 
 
-def test_the_list_is_newest_first_and_says_which_is_the_best(run: Run) -> None:
+def test_the_list_of_checkpoints_is_newest_first_and_says_which_is_the_best(run: Run) -> None:
     code, output = finetune("list", address(run))
     lines = [line.split() for line in output.splitlines()]
     assert code == 0
@@ -82,7 +82,7 @@ def test_the_list_is_newest_first_and_says_which_is_the_best(run: Run) -> None:
     assert output.count("not checked") == 2
 
 
-def test_the_list_finds_what_is_damaged(run: Run) -> None:
+def test_the_list_of_checkpoints_finds_what_is_damaged(run: Run) -> None:
     damage(run, FIRST, "state.json")
     damage(run, LAST, "manifest.json")
     code, output = finetune("list", address(run), "--verify")
@@ -92,7 +92,7 @@ def test_the_list_finds_what_is_damaged(run: Run) -> None:
     assert f"{FIRST}: state.json is damaged" in output
 
 
-def test_a_run_that_has_none_yet_says_when_it_will(tmp_path: Path) -> None:
+def test_a_run_that_has_no_checkpoint_yet_says_when_it_will(tmp_path: Path) -> None:
     job = write_job(tmp_path, model="m", data="d", checkpoint={"uri": str(tmp_path / "runs")})
     code, output = finetune("list", str(job))
     assert code == 0
@@ -106,7 +106,7 @@ def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
     assert (code, "RunNotFound" in output) == (2, True)
 
 
-def test_what_is_whole_is_verified_without_a_copy(run: Run) -> None:
+def test_a_whole_checkpoint_is_verified_without_a_copy(run: Run) -> None:
     before = sorted(run.folder.rglob("*"))
     code, output = finetune("verify", address(run))
     assert code == 0
@@ -141,7 +141,7 @@ def test_every_file_that_is_not_what_was_saved_is_named(run: Run, do, problem: s
     assert finetune("verify", address(run), "latest")[0] == 0
 
 
-def test_what_is_deleted_is_gone_and_the_rest_is_not(run: Run) -> None:
+def test_a_deleted_checkpoint_is_gone_and_the_rest_is_not(run: Run) -> None:
     code, output = finetune("delete", address(run), "5")
     assert code == 0
     assert f"Deleted {FIRST}" in output
@@ -150,7 +150,7 @@ def test_what_is_deleted_is_gone_and_the_rest_is_not(run: Run) -> None:
     assert not run.path(FIRST).exists()
 
 
-def test_the_last_one_is_deleted_only_by_force(run: Run) -> None:
+def test_the_last_checkpoint_is_deleted_only_by_force(run: Run) -> None:
     code, output = finetune("delete", address(run), "best", "latest")
     assert (code, "LastCheckpoint" in output) == (2, True)
     assert committed(run.store) == [LAST, FIRST]
@@ -158,7 +158,7 @@ def test_the_last_one_is_deleted_only_by_force(run: Run) -> None:
     assert committed(run.store) == []
 
 
-def test_what_a_deleted_one_retires_does_not_come_back(tmp_path: Path) -> None:
+def test_what_a_deleted_checkpoint_retired_does_not_come_back(tmp_path: Path) -> None:
     run = Run(tmp_path)
     checkpointer = run.checkpointer(keep=1)
     saved(checkpointer, 5)

@@ -20,5 +20,5 @@ def test_a_turn_is_read_as_it_is_written(turn: Turn) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "1.", ".1", "1.0", "1.01", "1.2.3", "-1", "1 "])
-def test_other_names_are_no_turns(text: str) -> None:
+def test_what_is_not_written_as_a_turn_is_none(text: str) -> None:
     assert Turn.of(text) is None

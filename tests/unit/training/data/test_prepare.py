@@ -48,7 +48,7 @@ def _name(spec: RunSpec, tokenizer: str = "t") -> str:
     return fingerprint(spec, open_sources(spec.dataset), tokenizer_digest=tokenizer)
 
 
-def test_everything_that_decides_the_content_is_in_the_name(data: Path) -> None:
+def test_everything_that_decides_the_content_of_prepared_data_is_in_its_name(data: Path) -> None:
     before = _name(_spec(data))
     assert len(before) == 16
     changed = [
@@ -67,7 +67,7 @@ def test_everything_that_decides_the_content_is_in_the_name(data: Path) -> None:
     assert len(set(names)) == len(names)
 
 
-def test_what_does_not_decide_the_content_is_not_in_the_name(data: Path) -> None:
+def test_what_does_not_decide_the_content_of_prepared_data_is_not_in_its_name(data: Path) -> None:
     spec = _spec(data)
     other = spec.model_copy(update={"training": spec.training.model_copy(update={"seed": 2, "learning_rate": 1e-3})})
     assert _name(spec) == _name(other)

@@ -143,6 +143,6 @@ def test_the_border_leaves_rows_on_both_sides(fraction: float, identities: set[i
     assert border_of(fraction / 2, lowest=min(identities), highest=max(identities)) <= border
 
 
-def test_one_row_alone_trains_and_a_share_of_nothing_holds_nothing_out() -> None:
+def test_a_row_alone_trains_and_a_share_of_nothing_holds_nothing_out() -> None:
     assert border_of(0.5, lowest=7, highest=7) <= 7
     assert border_of(0.0, lowest=7, highest=9) == 0

@@ -30,7 +30,7 @@ def settings(memory: Memory) -> tuple[int, bool, int, str]:
 ASKED = Memory(8, False, 0, Offload.NONE)
 
 
-def test_it_goes_down_from_what_costs_least() -> None:
+def test_the_ladder_goes_down_from_what_costs_least() -> None:
     found = descent(ASKED, batch=32, ranks=2, anew=True)
     assert [settings(each) for each in found] == [
         (8, False, 0, "None"),
@@ -46,20 +46,20 @@ def test_it_goes_down_from_what_costs_least() -> None:
     assert [each.rung for each in found] == list(range(9))
 
 
-def test_where_there_is_a_checkpoint_the_stage_stays() -> None:
+def test_the_ladder_keeps_the_stage_where_there_is_a_checkpoint() -> None:
     last = descent(replace(ASKED, stage=2), batch=32, ranks=2, anew=False)[-1]
     assert settings(last) == (1, True, 2, "Optimizer")
     assert settings(descent(ASKED, batch=32, ranks=2, anew=False)[-1]) == (1, True, 0, "None")
 
 
-def test_one_rank_has_nobody_to_share_with() -> None:
+def test_a_rank_alone_has_nobody_to_share_memory_with() -> None:
     assert settings(descent(ASKED, batch=32, ranks=1, anew=True)[-1]) == (1, True, 0, "None")
 
 
 @pytest.mark.parametrize(
     ("micro", "batch", "ranks", "sizes"), [(6, 24, 2, [6, 3, 1]), (5, 10, 2, [5, 1]), (12, 12, 1, [12, 6, 3, 1])]
 )
-def test_every_size_divides_a_ranks_share(micro: int, batch: int, ranks: int, sizes: list[int]) -> None:
+def test_every_micro_batch_divides_a_ranks_share(micro: int, batch: int, ranks: int, sizes: list[int]) -> None:
     found = descent(Memory(micro, True, 3, Offload.OPTIMIZER_AND_PARAMETERS), batch=batch, ranks=ranks, anew=False)
     assert [each.micro_batch_size for each in found] == sizes
 
@@ -77,7 +77,7 @@ def test_what_the_spec_asks_for_may_be_less_than_what_was_found() -> None:
     assert (applied.training.micro_batch_size, applied.training.gradient_checkpointing) == (1, True)
 
 
-def test_it_survives_json_and_is_told_in_the_specs_words() -> None:
+def test_a_rung_survives_json_and_is_told_in_the_specs_words() -> None:
     below = Memory(4, True, 3, Offload.OPTIMIZER, rung=3, told=1)
     assert Memory.from_json(below.to_json()) == below
     assert difference(ASKED, below) == (

@@ -42,7 +42,7 @@ def test_what_goes_with_the_nodes_that_are_told_to_end(draining: set[str], taken
     assert taken_away(draining, PLACES) == taken
 
 
-def test_who_wanted_it_to_stop_decides_the_class() -> None:
+def test_who_wanted_a_run_to_stop_decides_the_class() -> None:
     asked, preempted = stopped(7, None), stopped(7, ONE)
     assert (asked.cls, asked.message) == (FailureClass.INTERRUPTED, "Stopped after step 7; its checkpoint is saved.")
     assert (preempted.cls, preempted.reason, preempted.exit_code) == (FailureClass.PREEMPTED, "MachineTaken", 7)
@@ -78,7 +78,7 @@ def test_a_loss_that_was_announced_is_preemption(failure: Failure, taken: Taken)
         pytest.param(infrastructure_error("StoreUnavailable", "no").failure, DRIVER_TOLD, id="another cause"),
     ],
 )
-def test_other_failures_stay_what_they_are(failure: Failure, taken: Taken | None) -> None:
+def test_a_failure_that_preemption_does_not_explain_stays_what_it_is(failure: Failure, taken: Taken | None) -> None:
     assert explained(failure, taken) is failure
 
 

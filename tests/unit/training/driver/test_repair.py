@@ -140,13 +140,13 @@ def test_what_is_no_loss_ends_the_attempt(bench: Bench, error: FinetuneError) ->
     assert bench.failure(error) is error.failure
 
 
-def test_too_many_losses_without_a_checkpoint_end_it(bench: Bench) -> None:
+def test_too_many_losses_without_a_checkpoint_end_the_attempt(bench: Bench) -> None:
     failure = bench.failure(*[LOST] * (LOSSES_WITHOUT_CHECKPOINT + 1))
     assert failure.reason == "WorkerLost"
     assert "4th loss since the last checkpoint" in failure.message
 
 
-def test_a_checkpoint_in_between_gives_new_credit(bench: Bench) -> None:
+def test_a_checkpoint_between_losses_gives_new_credit(bench: Bench) -> None:
     def saves(_: Task, tell: Callable[[Event], None]) -> Trained:
         tell(CheckpointSaved(5, "", 1, 0.0))
         raise LOST
@@ -155,14 +155,14 @@ def test_a_checkpoint_in_between_gives_new_credit(bench: Bench) -> None:
     assert bench.turns[-1] == "1.6"
 
 
-def test_machines_that_do_not_come_back_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_that_do_not_come_back_end_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(Store(str(tmp_path / "run")), monkeypatch, machines=False)
     failure = bench.failure(LOST)
     assert failure.message == "It broke. Nothing has replaced what was lost within 10 min."
     assert bench.turns == ["1"]
 
 
-def test_a_driver_that_is_told_to_end_meanwhile_says_what_became_of_the_ranks(
+def test_a_driver_that_is_told_to_end_while_it_waits_says_what_became_of_the_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(Store(str(tmp_path / "run")), monkeypatch, machines=Terminated("SIGTERM"))
@@ -203,7 +203,7 @@ def test_later_attempts_take_over_what_was_found_and_starting_anew_does_not(benc
     assert bench.micro_batches == [4]
 
 
-def test_when_nothing_is_left_to_give_up_it_says_what_was_tried(bench: Bench) -> None:
+def test_memory_that_runs_out_when_nothing_is_left_to_give_up_says_what_was_tried(bench: Bench) -> None:
     # 4, 2, 1 samples; stage 3; offload of the optimizer, then of the parameters.
     failure = bench.failure(*[SHORT] * 6)
     assert failure.cls is FailureClass.OUT_OF_MEMORY
@@ -211,7 +211,7 @@ def test_when_nothing_is_left_to_give_up_it_says_what_was_tried(bench: Bench) ->
     assert "deepspeed stage 3 with offload OptimizerAndParameters" in failure.message
 
 
-def test_a_stage_stays_where_there_is_a_checkpoint(bench: Bench) -> None:
+def test_the_stage_stays_where_there_is_a_checkpoint_when_memory_runs_out(bench: Bench) -> None:
     def saves(task: Task, _: Callable[[Event], None]) -> Trained:
         task.store.put(manifest_key(f"step-00000005-a{task.turn}"), b"{}")
         raise SHORT

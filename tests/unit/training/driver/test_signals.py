@@ -50,7 +50,7 @@ def test_the_first_sigterm_ends_the_process_and_the_next_do_not_disturb_its_end(
     ],
     ids=str,
 )
-def test_while_ranks_train_each_is_told_once(sent: list[signal.Signals], told: list[signal.Signals]) -> None:
+def test_while_ranks_train_each_signal_is_told_once(sent: list[signal.Signals], told: list[signal.Signals]) -> None:
     heard: list[int] = []
     with signals_to(heard.append):
         send(*sent)

@@ -39,16 +39,16 @@ def test_steps_that_come_are_no_hang_and_one_that_does_not_is() -> None:
         pytest.param((TRAINING, step(1), step(2), step(3), StageStarted(Stage.EXPORTING)), id="export"),
     ],
 )
-def test_what_takes_as_long_as_it_takes_is_not_watched(reports: tuple[Report, ...]) -> None:
+def test_stages_that_take_as_long_as_they_take_are_not_watched_for_hangs(reports: tuple[Report, ...]) -> None:
     assert after(*reports).left(10_000.0) is None
 
 
-def test_after_a_save_it_is_watched_again() -> None:
+def test_a_run_is_watched_again_after_a_save() -> None:
     watch = after(TRAINING, step(1), step(2), step(3), Away(), Away(over=True))
     assert watch.left(7.0) == 59.0
 
 
-def test_slow_steps_have_more_time() -> None:
+def test_slow_steps_have_more_time_before_they_are_a_hang() -> None:
     watch = after(TRAINING, *(step(number, seconds=30.0) for number in range(1, 8)))
     assert watch.limit == 300.0
     assert after(TRAINING, step(1, 500.0), step(2, 500.0), step(3)).limit == 60.0
@@ -58,7 +58,7 @@ def test_nothing_is_a_hang_where_nobody_wants_to_know() -> None:
     assert after(TRAINING, step(1), step(2), step(3), floor=0.0).left(1000.0) is None
 
 
-def test_the_floor_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_time_before_a_hang_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert floor() == 300.0
     monkeypatch.setenv("FINETUNE_HANG_SECONDS", "20")
     assert Watch().floor == 20.0

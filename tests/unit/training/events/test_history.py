@@ -74,7 +74,7 @@ def test_a_warning_is_kept_once() -> None:
     assert found.warnings == ["slow", "odd"]
 
 
-def test_that_ranks_were_started_again_is_in_the_report() -> None:
+def test_a_restart_of_the_ranks_is_a_warning_of_the_report() -> None:
     found = history(step(1), step(2), Restarted(1, "Rank 1 is gone."), Resumed(1, "r"), step(2))
     assert found.warnings == ["The ranks were started again: Rank 1 is gone."]
     assert [each.step for each in found.steps] == [1, 2]

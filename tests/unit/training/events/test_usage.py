@@ -56,7 +56,7 @@ def test_a_checkpoint_that_is_committed_late_covers_only_its_own_steps() -> None
     assert usage.since_checkpoint == 4.0
 
 
-def test_what_is_done_again_was_lost() -> None:
+def test_steps_that_are_done_again_were_lost() -> None:
     usage = after(*BEGINNING, step(1), CheckpointSaved(1, "", 1, 0.0), step(2), step(3), Restarted(1, ""), step(2))
     found = usage.to_json(0.0)
     assert (found["training"], found["lost"], found["sinceCheckpoint"]) == (4.0, 4.0, 2.0)

@@ -50,12 +50,12 @@ def test_a_perplexity_too_large_for_a_float_has_words_too() -> None:
         (math.nan, "–"),
     ],
 )
-def test_durations(seconds: float, text: str) -> None:
+def test_a_duration_has_its_two_largest_units(seconds: float, text: str) -> None:
     assert wording.duration(seconds) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(42, "0:42"), (134.4, "2:14"), (11_109, "3:05:09"), (math.inf, "-:--")])
-def test_clocks(seconds: float, text: str) -> None:
+def test_a_clock_shows_hours_only_when_there_are_some(seconds: float, text: str) -> None:
     assert wording.clock(seconds) == text
 
 
@@ -70,7 +70,7 @@ def test_clocks(seconds: float, text: str) -> None:
         (3.2e15, "3200 TB"),
     ],
 )
-def test_sizes(number: int, text: str) -> None:
+def test_a_size_has_its_unit(number: int, text: str) -> None:
     assert wording.size(number) == text
 
 

@@ -30,7 +30,7 @@ def test_what_the_user_gives_wins_field_by_field() -> None:
     assert config["zero_optimization"]["stage"] == 2
 
 
-def test_merging_changes_neither_side() -> None:
+def test_merging_two_configurations_changes_neither() -> None:
     generated, given = {"a": {"b": 1}}, {"a": {"c": 2}}
     assert merged(generated, given) == {"a": {"b": 1, "c": 2}}
     assert (generated, given) == ({"a": {"b": 1}}, {"a": {"c": 2}})

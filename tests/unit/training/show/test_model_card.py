@@ -63,7 +63,7 @@ def test_a_base_model_that_is_not_on_the_hub_is_named_by_its_folder(uri: str) ->
     assert f"A LoRA adapter for `{uri}`, fine-tuned on `plays/*.txt`." in text
 
 
-def test_it_says_what_on_what_how_and_how_good() -> None:
+def test_the_card_says_what_was_trained_on_what_how_and_how_good_the_outcome_is() -> None:
     text = card()
     for line in (
         "# shakespeare",
@@ -83,7 +83,7 @@ def test_it_says_what_on_what_how_and_how_good() -> None:
     ]
 
 
-def test_without_evaluation_it_claims_nothing() -> None:
+def test_a_card_without_evaluation_claims_nothing() -> None:
     text = card(evaluation=Evaluations(), samples=[])
     assert "The model was not evaluated." in text
     assert "perplexity" not in text

@@ -63,12 +63,12 @@ def page(**different: Any) -> Page:
     return Page(render_report(inputs(**different)))
 
 
-def test_the_first_thing_said_is_what_came_of_it() -> None:
+def test_the_report_first_says_what_came_of_the_run() -> None:
     html = render_report(inputs())
     assert '<p class="outcome">Held-out loss fell from 4.07 to 3.81: perplexity 58.6 → 45.2.</p>' in html
 
 
-def test_it_says_where_the_time_has_gone() -> None:
+def test_the_report_says_where_the_time_has_gone() -> None:
     """Thirty steps of 3.3 s in a run of 174.2 s, a second attempt after a minute."""
     later = as_record(StageStarted(Stage.EXPORTING, time=STARTED + 99 + 60)) | {"attempt": 2}
     text = page(records=[*records(), later]).text
@@ -80,7 +80,7 @@ def test_it_says_where_the_time_has_gone() -> None:
         assert f"{name}\n{value}\n{note}" in re.sub(r"\s*\n\s*", "\n", text)
 
 
-def test_it_shows_every_plot_and_every_number() -> None:
+def test_the_report_shows_every_plot_and_every_number() -> None:
     shown = page()
     labels = shown.values("aria-label")
     assert [re.sub(r":.*", "", label) for label in dict.fromkeys(labels)] == [
@@ -99,7 +99,7 @@ def test_it_shows_every_plot_and_every_number() -> None:
     assert JOB_YAML in shown.texts
 
 
-def test_it_loads_nothing_and_runs_nothing() -> None:
+def test_the_report_loads_nothing_and_runs_nothing() -> None:
     shown = page()
     assert [url for name in ("src", "href") for url in shown.values(name) if not url.startswith(("#", "data:"))] == []
     assert "script" not in {tag for tag, _ in shown.tags}
@@ -161,7 +161,7 @@ def test_without_evaluation_the_training_loss_is_told() -> None:
     assert not [label for label in shown.values("aria-label") if label.startswith("Held-out")]
 
 
-def test_without_samples_there_is_no_such_section() -> None:
+def test_without_samples_there_is_no_section_of_samples() -> None:
     assert "Samples" in page().texts
     assert "Samples" not in page(result=result(samples=[])).texts
 
@@ -173,13 +173,13 @@ def test_a_sample_without_the_base_model_shows_one_answer() -> None:
 
 
 @pytest.mark.parametrize("lines", [[], [as_record(step(1, 1))]], ids=["no step", "one step"])
-def test_a_run_too_short_for_curves_has_none(lines: list[dict[str, Any]]) -> None:
+def test_a_run_too_short_for_curves_has_no_curves(lines: list[dict[str, Any]]) -> None:
     labels = page(records=lines).values("aria-label")
     assert [label.split(":")[0] for label in labels[:2]] == ["Held-out loss", "Held-out perplexity"]
     assert not [label for label in labels if label.endswith("by step")]
 
 
-def test_losses_that_are_no_numbers_are_said_to_be_so() -> None:
+def test_losses_that_are_no_numbers_are_named_as_such() -> None:
     lines = [{**record, "loss": math.nan} if record.get("step", 0) > 20 else record for record in records()]
     evaluation = Evaluations(baseline=scores(4.07), tuned=scores(math.nan))
     shown = page(records=lines, result=result(evaluation=evaluation))
@@ -230,5 +230,5 @@ def test_matplotlib_is_imported_for_the_first_plot_and_pyplot_never() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_same_run_gives_the_same_bytes() -> None:
+def test_the_report_of_the_same_run_has_the_same_bytes() -> None:
     assert render_report(inputs()) == render_report(inputs())

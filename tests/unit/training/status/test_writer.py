@@ -7,16 +7,13 @@ import logging
 import queue
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_operator import names
 from finetune_training.contract.failure import Failure, FailureClass
-from finetune_training.contract.jobfile import Identity
+from finetune_training.contract.jobfile import Identity, identity_in
 from finetune_training.events.progress import Stage, StageStarted
-from finetune_training.status import writer
 from finetune_training.status.apiserver import Answer, Unreachable
 from finetune_training.status.writer import ClusterStatus, Pace, Status, body, status_for, status_path
 from tests.finished_run import step
@@ -47,7 +44,7 @@ class Answers:
         return [self.written.get() for _ in range(self.written.qsize())]
 
 
-def test_it_is_written_at_once_when_the_stage_changes_and_not_at_each_step() -> None:
+def test_the_status_is_written_at_once_when_the_stage_changes_and_not_at_each_step() -> None:
     server = Answers()
     with ClusterStatus(1, server, RARE) as status:
         assert server.next()["stage"] == "Preparing"
@@ -61,7 +58,7 @@ def test_it_is_written_at_once_when_the_stage_changes_and_not_at_each_step() -> 
     assert [run["step"] for run in server.rest()] == [50]
 
 
-def test_steps_are_written_after_a_while() -> None:
+def test_steps_are_written_into_the_status_after_a_while() -> None:
     server = Answers()
     with ClusterStatus(1, server, Pace(between=0.01)) as status:
         server.next()
@@ -114,7 +111,9 @@ def test_trouble_that_may_pass_is_tried_again_with_the_newest_state(
         (Answer(422, "status.run.step: Invalid value"), "refuses it (HTTP 422: status.run.step"),
     ],
 )
-def test_a_refusal_is_said_once_and_ends_it(answer: Answer, said: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_is_said_once_and_ends_the_writing(
+    answer: Answer, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
     server = Answers(answer)
     with ClusterStatus(1, server, RARE) as status:
         server.next()
@@ -125,7 +124,7 @@ def test_a_refusal_is_said_once_and_ends_it(answer: Answer, said: str, caplog: p
     assert said in caplog.text
 
 
-def test_the_first_end_counts_and_nothing_comes_after_it() -> None:
+def test_the_first_end_of_a_run_counts_and_nothing_is_written_after_the_end() -> None:
     server = Answers()
     with ClusterStatus(1, server, RARE) as status:
         status.end(FAILURE)
@@ -134,7 +133,7 @@ def test_the_first_end_counts_and_nothing_comes_after_it() -> None:
     assert server.rest()[-1]["failure"]["reason"] == "WorkerLost"
 
 
-def test_the_end_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_end_of_a_run_does_not_wait_for_the_api_server_for_ever(caplog: pytest.LogCaptureFixture) -> None:
     server = Answers(*[Unreachable("gone")] * 10_000)
     started = time.monotonic()
     with ClusterStatus(1, server, Pace(pause=0.01, longest_pause=0.01, end=0.2)) as status:
@@ -152,24 +151,25 @@ def test_the_end_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> Non
         ({"FINETUNE_STATUS": "true", "FINETUNE_ATTEMPT": "1"}, "metadata: [", True),
     ],
 )
-def test_it_is_for_clusters_only(
-    environment: dict[str, str], job: str, warned: bool, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+def test_the_status_is_written_on_clusters_only(
+    environment: dict[str, str],
+    job: str,
+    warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     for name in ("FINETUNE_STATUS", "FINETUNE_ATTEMPT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"KUBERNETES_SERVICE_HOST": "192.0.2.1", **environment}.items():
         monkeypatch.setenv(name, value)
-    (tmp_path / "job.yaml").write_text(job)
-    with status_for(tmp_path / "job.yaml") as status:
+    with status_for(identity_in(job)) as status:
         assert type(status) is Status
     assert bool(caplog.records) == warned
 
 
-def test_the_names_are_the_operators() -> None:
-    assert (writer.MANAGER, writer.PLURAL) == (names.DRIVER_MANAGER, names.PLURAL)
+def test_what_is_written_is_applied_to_the_status_of_the_job_at_that_version() -> None:
     identity = Identity("team", "plays", "1-2")
     assert status_path(identity) == "/apis/finetune.dev/v1alpha1/namespaces/team/finetunejobs/plays/status"
     applied = body(identity, {"attempt": 1}, version="7")
-    assert (applied["apiVersion"], applied["kind"]) == (names.API_VERSION, names.KIND)
+    assert (applied["apiVersion"], applied["kind"]) == ("finetune.dev/v1alpha1", "FineTuneJob")
     assert applied["metadata"] == {"name": "plays", "namespace": "team", "resourceVersion": "7"}

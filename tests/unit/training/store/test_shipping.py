@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> Store:
     return Elsewhere(str(tmp_path / "store"))
 
 
-def test_what_grows_is_in_the_store_while_it_grows(store: Store, tmp_path: Path) -> None:
+def test_a_log_is_in_the_store_while_it_grows(store: Store, tmp_path: Path) -> None:
     log = tmp_path / "driver.log"
     arrived = threading.Event()
     put = store.put
@@ -41,7 +41,7 @@ def test_what_grows_is_in_the_store_while_it_grows(store: Store, tmp_path: Path)
     assert store.get("attempts/1/never") is None
 
 
-def test_a_store_that_takes_nothing_ends_nothing(store: Store, tmp_path: Path) -> None:
+def test_a_store_that_takes_no_log_does_not_end_the_run(store: Store, tmp_path: Path) -> None:
     def refuse(*_: object) -> None:
         raise infrastructure_error("StoreUnavailable", "no")
 
@@ -55,7 +55,7 @@ def test_a_store_that_takes_nothing_ends_nothing(store: Store, tmp_path: Path) -
         refuse()
 
 
-def test_in_a_local_folder_they_are_already(tmp_path: Path) -> None:
+def test_logs_of_a_local_run_are_not_shipped(tmp_path: Path) -> None:
     with shipped(Store(str(tmp_path / "run")), "attempts/1", [tmp_path / "driver.log"]):
         pass
     assert not (tmp_path / "run").exists()

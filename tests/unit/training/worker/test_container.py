@@ -12,7 +12,7 @@ def write(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
-def test_version_2(tmp_path: Path) -> None:
+def test_the_memory_of_a_container_is_read_from_cgroup_version_2(tmp_path: Path) -> None:
     root = write(
         tmp_path,
         {
@@ -26,7 +26,7 @@ def test_version_2(tmp_path: Path) -> None:
     assert host_memory(root).limit is None
 
 
-def test_version_1(tmp_path: Path) -> None:
+def test_the_memory_of_a_container_is_read_from_cgroup_version_1(tmp_path: Path) -> None:
     root = write(
         tmp_path,
         {
@@ -40,9 +40,9 @@ def test_version_1(tmp_path: Path) -> None:
     assert host_memory(root).limit is None
 
 
-def test_a_kernel_that_tells_nothing(tmp_path: Path) -> None:
+def test_a_kernel_that_tells_nothing_of_its_containers_is_no_error(tmp_path: Path) -> None:
     assert host_memory(tmp_path) == HostMemory(None, None, 0)
 
 
-def test_this_machine_tells_something() -> None:
+def test_the_memory_of_the_machine_at_hand_can_be_read() -> None:
     assert host_memory().kills >= 0

@@ -78,7 +78,7 @@ def test_a_model_that_isolates_passes_with_all_samples_in_one_row() -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("architecture", [*DENSE, *EXPERTS])
-def test_without_its_mask_it_is_found(architecture: str, precision: torch.dtype) -> None:
+def test_a_model_whose_mask_is_taken_away_is_found(architecture: str, precision: torch.dtype) -> None:
     model = made(architecture, (DENSE | EXPERTS)[architecture], precision)
     take_the_mask_away(model)
     with pytest.raises(FinetuneError) as raised:
@@ -95,7 +95,7 @@ def test_an_architecture_that_carries_a_state_over_is_found(architecture: str) -
     assert raised.value.failure.reason == "PackingLeaks"
 
 
-def test_what_one_rank_finds_all_raise() -> None:
+def test_a_leak_that_one_rank_finds_is_raised_by_all() -> None:
     with pytest.raises(FinetuneError):
         check(made("llama", DENSE["llama"], torch.float32), world=Alone(others=(1.0,)))
 

@@ -21,7 +21,7 @@ def test_messages_arrive_in_their_order_and_the_last_is_the_end() -> None:
     assert asyncio.run(said()) == [FIRST, SECOND, LAST]
 
 
-def test_who_listens_waits_for_a_message() -> None:
+def test_a_listener_waits_for_a_message() -> None:
     async def said() -> list[object]:
         line = Line()
         listening = asyncio.create_task(line.drain())
