@@ -27,17 +27,17 @@ from tests.e2e.order import expected
 from tests.e2e.platform import NAMESPACE
 
 # Two cores that compute BF16 in software need ten seconds for a step of this model, however small it is.
-STEPS, EVERY, BATCH, LENGTH = 280, 5, 2, 32
+STEPS, EVERY, BATCH, LENGTH = 180, 5, 2, 32
 UNDISTURBED = 50
 # For so long each step takes some seconds at least, so that the job is still under way when the last fault comes.
-SLOW_SECONDS = 2400
+SLOW_SECONDS = 3000
 # While a checkpoint is on its way the steps go on: so many more may have to be done again. Where it cannot arrive, they go on
 # until the next is due, which waits for it.
 UNDER_WAY = 5
 SLOW = """
     if time.time() < float(os.environ["SLOW_UNTIL"]):
         time.sleep(max(0, getattr(self, "next_step", 0) - time.time()))
-        self.next_step = time.time() + 6
+        self.next_step = time.time() + 10
 """
 RANK = "RayTrainWorker"
 pytestmark = pytest.mark.timeout(3600)
