@@ -1,4 +1,4 @@
-"""Every name that the operator shares with others, once: API group, labels, children, field managers.
+"""Every name that the operator shares with others, once: those of the contract, labels, children, containers.
 
 Labels and child names are deterministic, so that an operator that has just started finds what an earlier one made.
 """
@@ -7,34 +7,36 @@ from __future__ import annotations
 
 from typing import Final
 
-GROUP: Final = "finetune.dev"
-VERSION: Final = "v1alpha1"
-API_VERSION: Final = f"{GROUP}/{VERSION}"
-KIND: Final = "FineTuneJob"
-PLURAL: Final = "finetunejobs"
+from finetune_training.contract.names import API_VERSION as API_VERSION
+from finetune_training.contract.names import DRIVER_MANAGER as DRIVER_MANAGER
+from finetune_training.contract.names import GROUP as GROUP
+from finetune_training.contract.names import JOB_NAME_MAX as JOB_NAME_MAX
+from finetune_training.contract.names import KIND as KIND
+from finetune_training.contract.names import OPERATOR_MANAGER as OPERATOR_MANAGER
+from finetune_training.contract.names import PLURAL as PLURAL
+from finetune_training.contract.names import VERSION as VERSION
+
 SHORT: Final = "ftj"
 
 RAY_GROUP: Final = "ray.io"
 RAY_VERSION: Final = "v1"
 RAYJOBS: Final = "rayjobs"
 
-# On every child and every pod: whose it is, and of which attempt.
 JOB_LABEL: Final = f"{GROUP}/job"
 UID_LABEL: Final = f"{GROUP}/job-uid"
 ATTEMPT_LABEL: Final = f"{GROUP}/attempt"
+"""On every child and every pod: whose it is, and of which attempt."""
 MANAGED_BY: Final = {"app.kubernetes.io/managed-by": "finetune-operator"}
-# KubeRay's own, on the pods that it makes.
 NODE_TYPE_LABEL: Final = "ray.io/node-type"
+"""KubeRay's own, on the pods that it makes."""
 
-# Server-side apply: the operator owns its children and status but for `run`; the driver owns `status.run`.
-OPERATOR_MANAGER: Final = "finetune-operator"
-DRIVER_MANAGER: Final = "finetune-driver"
+HEAD, WORKER = "ray-head", "ray-worker"
+"""The Ray containers of a head and of a worker."""
+SUBMITTER: Final = "ray-job-submitter"
+"""KubeRay's own, in the head: where the driver's end is seen."""
 
-# The account of the pods in each namespace, and the binding that lets it write `status.run`.
 DRIVER_ACCOUNT: Final = "finetune-driver"
-
-# KubeRay allows 47 characters for a RayJob; the attempt's suffix takes up to five.
-JOB_NAME_MAX: Final = 42
+"""The account of the pods in each namespace, and the binding that lets it write `status.run`."""
 
 JOB_FOLDER: Final = "/etc/finetune"
 JOB_FILE: Final = "job.yaml"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from finetune_training.checkpoint.lineage import committed
+from finetune_training.contract.environment import STORE_PATIENCE_SECONDS
 from finetune_training.contract.failure import FailureClass, FinetuneError
 from finetune_training.store import storage
 from tests.checkpoints import Run, save, saved
@@ -78,7 +79,7 @@ def test_a_load_waits_too_and_takes_no_half_file(run: Run, s3_proxy: S3Proxy, fa
 def test_what_does_not_pass_ends_the_attempt_in_bounded_time_with_rank_file_and_cause(
     run: Run, s3_proxy: S3Proxy, fault: dict[str, Any], path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(storage.PATIENCE, "4")
+    monkeypatch.setenv(STORE_PATIENCE_SECONDS, "4")
     checkpointer = run.checkpointer()
     saved(checkpointer, 5)
     s3_proxy.fail(**fault, path=path)
@@ -176,7 +177,7 @@ def test_a_run_outlives_a_minute_without_its_store_and_one_that_has_lost_it_is_r
 
     lost = write_job(tmp_path, name="lost", model=model, data=rows, training={"maxSteps": 40}, checkpoint=checkpoint)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(storage.PATIENCE, "5")
+        patch.setenv(STORE_PATIENCE_SECONDS, "5")
         process = start(tmp_path, lost)
         read_until(process, "checkpoint saved")
         s3_proxy.fail(status=503)

@@ -12,10 +12,11 @@ import yaml
 from finetune_operator import names
 from finetune_training.contract.failure import Failure, FailureClass
 from finetune_training.contract.jobfile import Identity, identity_in
+from finetune_training.contract.names import DRIVER_MANAGER
 from finetune_training.events.progress import CheckpointSaved, Prepared, Resumed, Stage, StageStarted
 from finetune_training.status import apiserver
 from finetune_training.status.apiserver import ApiServer, Unreachable
-from finetune_training.status.writer import MANAGER, Status, body, status_for, status_path, write_run
+from finetune_training.status.writer import Status, body, status_for, status_path, write_run
 from tests.cli import finetune_in_pod
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import Layout
@@ -108,7 +109,7 @@ def test_a_run_is_told_from_its_beginning_to_its_end(kubectl: Kubectl, pod: Path
         "artifacts": [{"uri": artifact.uri, "format": artifact.format, "sha256": artifact.sha256}],
     }  # fmt: skip
     managers = kubectl.get(names.PLURAL, "plays", "--show-managed-fields")["metadata"]["managedFields"]
-    mine = [each for each in managers if each["manager"] == MANAGER]
+    mine = [each for each in managers if each["manager"] == DRIVER_MANAGER]
     assert [each["operation"] for each in mine] == ["Apply"]
     assert mine[0]["fieldsV1"].keys() == {"f:status"}
     assert mine[0]["fieldsV1"]["f:status"].keys() == {"f:run"}
@@ -190,7 +191,7 @@ def test_what_the_schema_forbids_and_a_server_that_is_none_are_told(
     wrong = write_run(server, identity, {**right, "stage": "Dancing"})
     assert (wrong.code, "status.run.stage" in wrong.message) == (422, True)
     old = body(identity, right, version="1")
-    assert server.apply(status_path(identity), old, manager=MANAGER).code == 409
+    assert server.apply(status_path(identity), old, manager=DRIVER_MANAGER).code == 409
     (account / "ca.crt").write_text("")
     with pytest.raises(Unreachable):
         write_run(server, identity, right)

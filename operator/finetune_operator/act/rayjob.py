@@ -13,6 +13,7 @@ import yaml
 
 from finetune_operator import names
 from finetune_operator.decide.plan import Plan, PodPlan, amount
+from finetune_training.contract import environment
 
 Manifest = dict[str, Any]
 
@@ -117,15 +118,15 @@ def _head(plan: Plan, attempt: int, out_of_memory: int) -> Manifest:
         _LINGER,
         _STOP,
         *plan.env,
-        {"name": "FINETUNE_ATTEMPT", "value": str(attempt)},
-        {"name": "FINETUNE_OUT_OF_MEMORY", "value": str(out_of_memory)},
-        {"name": "FINETUNE_STATUS", "value": "true"},
+        {"name": environment.ATTEMPT, "value": str(attempt)},
+        {"name": environment.OUT_OF_MEMORY, "value": str(out_of_memory)},
+        {"name": environment.STATUS, "value": "true"},
     ]
-    return _template(plan, attempt, plan.head, container="ray-head", env=env, token=True)
+    return _template(plan, attempt, plan.head, container=names.HEAD, env=env, token=True)
 
 
 def _worker(plan: Plan, attempt: int) -> Manifest:
-    return _template(plan, attempt, plan.worker, container="ray-worker", env=plan.env, token=False)
+    return _template(plan, attempt, plan.worker, container=names.WORKER, env=plan.env, token=False)
 
 
 def _patience(tolerations: list[Manifest]) -> list[Manifest]:

@@ -16,6 +16,7 @@ from finetune_operator.decide.plan import Plan
 from finetune_operator.decide.usage import Times, added, found_again, spent
 from finetune_operator.observe.views import PodView, RayJobView, seconds, timestamp
 from finetune_operator.observe.world import World
+from finetune_training.contract.failure import FailureClass
 
 Json = Mapping[str, Any]
 
@@ -87,7 +88,7 @@ def after_the_last(world: World, before: Books, end: float) -> Books:
     if world.status.holds("Suspended") or world.job.suspend:
         ending = Ending("", "Suspended", "spec.suspend was set.", end)
     else:
-        ending = Ending("Preempted", "Preempted", "A queue took back its pods.", end)
+        ending = Ending(FailureClass.PREEMPTED, "Preempted", "A queue took back its pods.", end)
     return _with_an_end(world, before, world.status.attempt, ending)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 from finetune_operator.decide.books import MESSAGE_MAX
 from finetune_operator.decide.outcome import Failure
 from finetune_operator.observe.world import World
+from finetune_training.contract.failure import FailureClass
 
 Json = Mapping[str, Any]
 
@@ -26,18 +27,18 @@ RETRIES_FOR_MEMORY: Final = 6
 
 NEVER, FREE, MEMORY, COUNTED = "none", "free", "memory", "counted"
 BUDGETS: Final[Mapping[str, str]] = {
-    "User": NEVER,
-    "Data": NEVER,
-    "Preempted": FREE,
-    "OutOfMemory": MEMORY,
-    "Infrastructure": COUNTED,
-    "Hang": COUNTED,
-    "Interrupted": COUNTED,
-    "Fenced": COUNTED,
-    "Unknown": COUNTED,
+    FailureClass.USER: NEVER,
+    FailureClass.DATA: NEVER,
+    FailureClass.PREEMPTED: FREE,
+    FailureClass.OUT_OF_MEMORY: MEMORY,
+    FailureClass.INFRASTRUCTURE: COUNTED,
+    FailureClass.HANG: COUNTED,
+    FailureClass.INTERRUPTED: COUNTED,
+    FailureClass.FENCED: COUNTED,
+    FailureClass.UNKNOWN: COUNTED,
 }
 """By class, what another attempt is paid from. A class that is not here counts, too."""
-_MAY_REPEAT = ("Infrastructure", "Hang", "Unknown")
+_MAY_REPEAT = (FailureClass.INFRASTRUCTURE, FailureClass.HANG, FailureClass.UNKNOWN)
 _VARIABLE: Final = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"  # a uuid
     r"|0x[0-9a-f]+|\b(?=[0-9a-f]*\d)[0-9a-f]{8,}\b"  # an address, an id of Ray's

@@ -10,15 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from finetune_operator.names import HEAD, WORKER
+from finetune_training.contract.failure import FailureClass, Reason
+
 
 @dataclass(frozen=True)
 class Cause:
-    """One row. `seen` is its text in the docs. `message` has places for what is known of the case.
-    `log`: whose log says more, where the driver has left no word. `repeats`: it can be the job's own doing, so that the same
-    twice in a row ends the job. `last`: no other attempt can help, whatever its class."""
+    """One row. `seen` is its text in the docs. `message` has places for what is known of the case. `cls` None: the driver's exit
+    code tells. `log`: whose log says more, where the driver has left no word. `repeats`: it can be the job's own doing, so that
+    the same twice in a row ends the job. `last`: no other attempt can help, whatever its class."""
 
     seen: str
-    cls: str
+    cls: FailureClass | None
     reason: str
     message: str
     log: Literal["", "submitter", "head", "pod"] = ""
@@ -28,16 +31,16 @@ class Cause:
 
 _TOO_MUCH = "Container {container} of pod {pod} used more memory than its limit{limit} and was killed{peak}."
 MEMORY: Final[Mapping[str, Cause]] = {
-    "ray-worker": Cause(
-        "`OOMKilled` of a worker's Ray container", "OutOfMemory", "OOMKilled",
+    WORKER: Cause(
+        "`OOMKilled` of a worker's Ray container", FailureClass.OUT_OF_MEMORY, "OOMKilled",
         _TOO_MUCH + " Raise spec.resources.worker.memory in a new job.", log="pod",
     ),
-    "ray-head": Cause(
-        "`OOMKilled` of the head's Ray container", "OutOfMemory", "OOMKilled",
+    HEAD: Cause(
+        "`OOMKilled` of the head's Ray container", FailureClass.OUT_OF_MEMORY, "OOMKilled",
         _TOO_MUCH + " Raise spec.resources.head.memory in a new job.", log="pod", last=True,
     ),
     "": Cause(
-        "`OOMKilled` of a container that KubeRay or a policy has added", "Infrastructure", "SidecarOOMKilled",
+        "`OOMKilled` of a container that KubeRay or a policy has added", FailureClass.INFRASTRUCTURE, "SidecarOOMKilled",
         _TOO_MUCH + " It is not ours: see who adds it to the pods.", log="pod",
     ),
 }  # fmt: skip
@@ -45,13 +48,13 @@ MEMORY: Final[Mapping[str, Cause]] = {
 
 
 def _taken(seen: str) -> Cause:
-    return Cause(seen, "Preempted", "PodDisrupted", "Pod {pod} was taken away: {why}.{saved}")
+    return Cause(seen, FailureClass.PREEMPTED, "PodDisrupted", "Pod {pod} was taken away: {why}.{saved}")
 
 
 DISRUPTIONS: Final[Mapping[str, Cause]] = {
     "Evicted": Cause(
-        "`Evicted` by the kubelet: its node, or the pod itself, ran out of memory or disk", "Infrastructure", "Evicted",
-        "Pod {pod} was evicted by its node: {why}.{saved}",
+        "`Evicted` by the kubelet: its node, or the pod itself, ran out of memory or disk",
+        FailureClass.INFRASTRUCTURE, "Evicted", "Pod {pod} was evicted by its node: {why}.{saved}",
     ),
     "EvictionByEvictionAPI": _taken("`EvictionByEvictionAPI`: a drain, or an autoscaler"),
     "PreemptionByScheduler": _taken("`PreemptionByScheduler`: a pod of a higher priority needs the room"),
@@ -64,7 +67,7 @@ DISRUPTIONS: Final[Mapping[str, Cause]] = {
     "Shutdown": _taken("`Shutdown`: its node shuts down"),
     "Terminated": _taken("`Terminated`: its node shuts down"),
     "": Cause(
-        "any other reason in the status of a pod, such as `UnexpectedAdmissionError`", "Infrastructure", "PodFailed",
+        "any other reason in the status of a pod, such as `UnexpectedAdmissionError`", FailureClass.INFRASTRUCTURE, "PodFailed",
         "Pod {pod} failed: {why}.{saved}",
     ),
 }  # fmt: skip
@@ -77,20 +80,20 @@ SIGNALS: Final[Mapping[int, str]] = _KILLED | _CRASHED
 EXITS: Final[Mapping[int | None, Cause]] = {
     **{
         code: Cause(
-            f"exit code {code} of a Ray container, {signal}", "Infrastructure", "ContainerKilled",
+            f"exit code {code} of a Ray container, {signal}", FailureClass.INFRASTRUCTURE, "ContainerKilled",
             _ENDED_BY + " It was not over its memory limit.", log="pod",
         )
         for code, signal in _KILLED.items()
     },
     **{
         code: Cause(
-            f"exit code {code} of a Ray container, {signal}", "Infrastructure", "ContainerCrashed", _ENDED_BY, log="pod",
-            repeats=True,
+            f"exit code {code} of a Ray container, {signal}", FailureClass.INFRASTRUCTURE, "ContainerCrashed", _ENDED_BY,
+            log="pod", repeats=True,
         )
         for code, signal in _CRASHED.items()
     },
     None: Cause(
-        "any other exit code of a Ray container but 0", "Infrastructure", "ContainerFailed",
+        "any other exit code of a Ray container but 0", FailureClass.INFRASTRUCTURE, "ContainerFailed",
         "Container {container} of pod {pod} ended with exit code {code}.", log="pod", repeats=True,
     ),
 }  # fmt: skip
@@ -98,40 +101,43 @@ EXITS: Final[Mapping[int | None, Cause]] = {
 
 HEAD_LOST: Final = Cause(
     "`Ray head pod not found`, or a head that has ended or does not answer, which KubeRay does not see",
-    "Infrastructure", "HeadLost", "The head pod was lost, and the Ray cluster with it.", log="head",
+    FailureClass.INFRASTRUCTURE, "HeadLost", "The head pod was lost, and the Ray cluster with it.", log="head",
 )  # fmt: skip
 HEAD_REPLACED: Final = Cause(
     "the driver says `AttemptClaimed`: KubeRay has made another head for the attempt",
-    "Infrastructure", "HeadLost", "The head pod was lost, and a new one cannot go on with the same attempt.",
+    FailureClass.INFRASTRUCTURE, "HeadLost", "The head pod was lost, and a new one cannot go on with the same attempt.",
 )  # fmt: skip
 RAYJOB_DELETED: Final = Cause(
-    "the RayJob is gone", "Infrastructure", "RayJobDeleted", "The RayJob of attempt {attempt} was deleted while it ran."
+    "the RayJob is gone",
+    FailureClass.INFRASTRUCTURE,
+    "RayJobDeleted",
+    "The RayJob of attempt {attempt} was deleted while it ran.",
 )
 PODS_INVALID: Final = Cause(
-    "the API server finds the pods invalid", "User", "PodsInvalid",
+    "the API server finds the pods invalid", FailureClass.USER, "PodsInvalid",
     "Kubernetes refuses the pods: {problem} Correct it in a new job.",
 )  # fmt: skip
 DRIVER_ENDED: Final = Cause(
-    "`AppFailed`, or a submitter that has ended: the driver's exit code tells the class", "", "DriverEnded",
+    "`AppFailed`, or a submitter that has ended: the driver's exit code tells the class", None, "DriverEnded",
     "The driver ended{code} and left no word why.", log="submitter", repeats=True,
 )  # fmt: skip
 DRIVER_KILLED: Final = Cause(
-    "`AppFailed` with a signal in place of an exit code", "Infrastructure", "DriverKilled",
+    "`AppFailed` with a signal in place of an exit code", FailureClass.INFRASTRUCTURE, "DriverKilled",
     "The driver was ended by {signal} and left no word why. If it was for memory: raise spec.resources.head.memory in a new job.",
     log="submitter",
 )  # fmt: skip
 STOPPED: Final = Cause(
-    "`jobStatus: STOPPED`", "Infrastructure", "RayJobStopped", "The Ray job was stopped by somebody.{said}"
+    "`jobStatus: STOPPED`", FailureClass.INFRASTRUCTURE, "RayJobStopped", "The Ray job was stopped by somebody.{said}"
 )
 
 
 def _lost(reason: str) -> Cause:
-    return Cause(f"`{reason}`", "Infrastructure", reason, "The Ray cluster was lost.{said}", log="submitter")
+    return Cause(f"`{reason}`", FailureClass.INFRASTRUCTURE, reason, "The Ray cluster was lost.{said}", log="submitter")
 
 
 KUBERAY: Final[Mapping[str, Cause]] = {
     "ValidationFailed": Cause(
-        "`ValidationFailed`", "User", "RayJobRefused",
+        "`ValidationFailed`", FailureClass.USER, "RayJobRefused",
         "KubeRay finds the RayJob invalid.{said} Correct it in a new job.",
     ),
     **{
@@ -141,7 +147,8 @@ KUBERAY: Final[Mapping[str, Cause]] = {
         )
     },
     "": Cause(
-        "any other end of a RayJob", "Infrastructure", "RayJobFailed", "The Ray cluster was lost.{said}", log="submitter"
+        "any other end of a RayJob", FailureClass.INFRASTRUCTURE, "RayJobFailed", "The Ray cluster was lost.{said}",
+        log="submitter",
     ),
 }  # fmt: skip
 """By the RayJob's reason."""
@@ -152,12 +159,18 @@ TABLE: Final[tuple[Cause, ...]] = (
 )  # fmt: skip
 """All rows, as the docs have them."""
 
-SYMPTOMS: Final = frozenset(
-    {"WorkerLost", "NodeLost", "ClusterLost", "ClusterTooSmall", "Collective", "Network", "Unknown"}
-)
+SYMPTOMS: Final[frozenset[str]] = frozenset(
+    {
+        Reason.WORKER_LOST, Reason.NODE_LOST, Reason.CLUSTER_LOST, Reason.CLUSTER_TOO_SMALL, Reason.COLLECTIVE, Reason.NETWORK,
+        Reason.UNKNOWN,
+    }
+)  # fmt: skip
 """Reasons of the driver's that say what it has seen, not why: a pod that was lost explains them."""
 
-OUTSIDE: Final = frozenset(
-    {"StoreUnavailable", "HubUnreachable", "Network", "NodeLost", "ClusterLost", "ClusterTooSmall", "AttemptClaimed"}
-)
+OUTSIDE: Final[frozenset[str]] = frozenset(
+    {
+        Reason.STORE_UNAVAILABLE, Reason.HUB_UNREACHABLE, Reason.NETWORK, Reason.NODE_LOST, Reason.CLUSTER_LOST,
+        Reason.CLUSTER_TOO_SMALL, Reason.ATTEMPT_CLAIMED,
+    }
+)  # fmt: skip
 """Reasons of the driver's that are not the job's doing: to see one twice proves nothing."""

@@ -17,6 +17,7 @@ from finetune_operator.decide.picture import ACCEPTED, Fact, Picture, as_before,
 from finetune_operator.names import child_name
 from finetune_operator.observe.views import RayJobView
 from finetune_operator.observe.world import World
+from finetune_training.contract.failure import FailureClass
 
 
 def attempt_failed(world: World, failure: Failure) -> Decision:
@@ -46,7 +47,7 @@ def attempt_failed(world: World, failure: Failure) -> Decision:
         picture,
         phase="Pending",
         next_attempt=world.now + verdict.pause,
-        facts=open_facts(world, retrying, hangs=said if failure.cls == "Hang" else ""),
+        facts=open_facts(world, retrying, hangs=said if failure.cls == FailureClass.HANG else ""),
     )
     return decision(
         world,

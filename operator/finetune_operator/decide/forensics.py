@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 
 from finetune_operator.decide.effects import LogOf
-from finetune_operator.decide.outcome import HEAD, SUBMITTER, Failure
+from finetune_operator.decide.outcome import Failure
+from finetune_operator.names import HEAD, SUBMITTER
 from finetune_operator.observe.world import World
 
 LOG_MAX = 1024

@@ -21,17 +21,16 @@ from typing import Any
 
 from finetune_operator.decide import causes
 from finetune_operator.decide.causes import Cause
+from finetune_operator.names import HEAD, SUBMITTER, WORKER
 from finetune_operator.observe.views import Ended, PodView, RayJobView
 from finetune_operator.observe.world import LOST_AFTER, World
-from finetune_training.contract.failure import EXIT_CODES
+from finetune_training.contract.failure import EXIT_CODES, FailureClass, Reason
+from finetune_training.contract.run import MESSAGE_MAX
 
-SUBMITTER = "ray-job-submitter"
-HEAD, WORKER = "ray-head", "ray-worker"
 LAST_WORD_WITHIN = 20.0
 """Seconds that KubeRay gets to see that the submitter, or the head, has ended. Before its cluster is `ready` it never does."""
-FINAL = ("User", "Data")
-_MESSAGE_MAX = 1024
-_CLASSES = {code: cls.value for cls, code in EXIT_CODES.items()}
+FINAL = (FailureClass.USER, FailureClass.DATA)
+_CLASSES = {code: cls for cls, code in EXIT_CODES.items()}
 _EXIT = re.compile(r"failed with exit code (-?\d+)")
 
 
@@ -61,7 +60,7 @@ class Failure:
         fields = {
             "class": self.cls,
             "reason": self.reason,
-            "message": self.message[:_MESSAGE_MAX],
+            "message": self.message[:MESSAGE_MAX],
             "pod": self.pod,
             "node": self.node,
             "rank": self.rank,
@@ -97,7 +96,7 @@ def _unnoticed(world: World, rayjob: RayJobView) -> Outcome:
         return Succeeded()
     # Where it ended well, KubeRay is only slow: it does look.
     if submitter and (submitter.exit_code or rayjob.deployment_status != "Running"):
-        return _explained(world, rayjob) or _row(causes.DRIVER_ENDED, cls="Unknown", code="")
+        return _explained(world, rayjob) or _row(causes.DRIVER_ENDED, cls=FailureClass.UNKNOWN, code="")
     if done:
         return None
     if killed := _of_memory(world, container=WORKER):
@@ -124,7 +123,7 @@ def _explained(world: World, rayjob: RayJobView) -> Failure | None:
     if killed := _of_memory(world):
         return killed
     driver = _of_the_driver(world)
-    told = driver is not None and driver.cls == "Preempted"
+    told = driver is not None and driver.cls == FailureClass.PREEMPTED
     if driver and not told and world.status.run["failure"]["reason"] not in causes.SYMPTOMS:
         return driver
     if taken := _of_a_disruption(world, f" {driver.message}" if driver and told else ""):
@@ -151,12 +150,12 @@ def _of_the_driver(world: World) -> Failure | None:
     said = world.status.run.get("failure")
     if not said:
         return None
-    if said["reason"] == "AttemptClaimed":
+    if said["reason"] == Reason.ATTEMPT_CLAIMED:
         return _row(causes.HEAD_REPLACED)
     cls, reason = said["class"], said["reason"]
     return Failure(
         cls, reason, said.get("message", ""), rank=said.get("rank"),
-        last=cls == "OutOfMemory", repeats=reason not in causes.OUTSIDE,
+        last=cls == FailureClass.OUT_OF_MEMORY, repeats=reason not in causes.OUTSIDE,
     )  # fmt: skip
 
 
@@ -203,12 +202,12 @@ def _of_an_exit_code(message: str) -> Failure:
     code = int(found[1]) if found else None
     if code is None or code in _CLASSES:
         said = f" with exit code {code}" if found else ""
-        cls = _CLASSES.get(code or 0, "Unknown")
-        return _row(causes.DRIVER_ENDED, cls=cls, last=cls == "OutOfMemory", code=said)
+        cls = _CLASSES.get(code or 0, FailureClass.UNKNOWN)
+        return _row(causes.DRIVER_ENDED, cls=cls, last=cls == FailureClass.OUT_OF_MEMORY, code=said)
     number = -code if code < 0 else code - 128
     if number in set(signal.Signals):
         return _row(causes.DRIVER_KILLED, signal=signal.Signals(number).name)
-    return _row(causes.DRIVER_ENDED, cls="Unknown", code=f" with exit code {code}")
+    return _row(causes.DRIVER_ENDED, cls=FailureClass.UNKNOWN, code=f" with exit code {code}")
 
 
 def _row(
@@ -223,7 +222,7 @@ def _row(
 ) -> Failure:
     """The case of a row."""
     return Failure(
-        cls or cause.cls,
+        cls or cause.cls or FailureClass.UNKNOWN,
         reason or cause.reason,
         cause.message.format(pod=pod.name if pod else "", container=container, **known),
         pod=pod.name if pod else None,

@@ -12,11 +12,11 @@ from finetune_operator.decide.books import after_the_last, begun, logs_of, store
 from finetune_operator.decide.decision import decision, delete, unchanged
 from finetune_operator.decide.effects import Decision, Effect, ForgetPod, Start
 from finetune_operator.decide.endings import after_the_end, attempt_failed, complete, failed, suspended, taken_back
-from finetune_operator.decide.outcome import HEAD, SUBMITTER, Failure, Succeeded, outcome
+from finetune_operator.decide.outcome import Failure, Succeeded, outcome
 from finetune_operator.decide.pending import TAKEN_UP_WITHIN, pending_left, why_not_whole, why_pending
 from finetune_operator.decide.picture import Fact, as_before, open_facts
 from finetune_operator.decide.plan import InvalidJob, plan
-from finetune_operator.names import child_name
+from finetune_operator.names import HEAD, SUBMITTER, child_name
 from finetune_operator.observe.views import RayJobView
 from finetune_operator.observe.world import LOST_AFTER, World
 from finetune_operator.settings import Platform

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_training.contract.failure import EXIT_CODES, FailureClass
+from finetune_training.contract.failure import EXIT_CODES, FailureClass, Reason
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "training" / "finetune_training"
@@ -23,29 +23,36 @@ RAISERS = {
 # Under this heading a reason is named as its class.
 SHARED_HEADING = "Hang, Fenced, Interrupted, Unknown"
 
-Reason = tuple[FailureClass, str]
+Found = tuple[FailureClass, str]
 
 
-def reasons_in(source: str) -> Iterator[Reason]:
-    """Reasons in a module's source: the first argument of `user_error` and its like, and every string that follows a
-    `FailureClass.…` in a call's arguments or in a tuple. Raises for a reason that is no literal."""
+def reasons_in(source: str) -> Iterator[Found]:
+    """Reasons in a module's source: the first argument of `user_error` and its like, and what follows a `FailureClass.…` in a
+    call's arguments or in a tuple: a string, or a `Reason.…`. Raises for a reason that is neither."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in RAISERS:
             first = node.args[0] if node.args else None
-            if not (isinstance(first, ast.Constant) and isinstance(first.value, str)):
+            if (said := literal(first)) is None:
                 raise AssertionError(f"line {node.lineno}: {node.func.id} wants its reason as a literal, first")
-            yield RAISERS[node.func.id], first.value
+            yield RAISERS[node.func.id], said
         values = node.args if isinstance(node, ast.Call) else node.elts if isinstance(node, ast.Tuple) else []
         for cls, reason in pairwise(values):
             if not (
                 isinstance(cls, ast.Attribute) and isinstance(cls.value, ast.Name) and cls.value.id == "FailureClass"
             ):
                 continue
-            if isinstance(reason, ast.Constant) and isinstance(reason.value, str):
-                yield FailureClass[cls.attr], reason.value
+            if (said := literal(reason)) is not None:
+                yield FailureClass[cls.attr], said
 
 
-def reasons_on(page: str) -> list[Reason]:
+def literal(node: ast.expr | None) -> str | None:
+    """The reason that stands there, if it does."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Reason":
+        return Reason[node.attr].value
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def reasons_on(page: str) -> list[Found]:
     """Reasons in a page's tables: the first cell of each row, below the heading with the class."""
     found = []
     for section in page.split("\n## ")[1:]:
@@ -85,10 +92,12 @@ def test_every_row_says_what_it_means_and_what_to_do() -> None:
         ('Failure(FailureClass.FENCED, "B", "message")', {(FailureClass.FENCED, "B")}),
         ('X = {"a.B": (FailureClass.DATA, "C")}', {(FailureClass.DATA, "C")}),
         ('X = (("text", FailureClass.UNKNOWN, "D"),)', {(FailureClass.UNKNOWN, "D")}),
+        ("raise user_error(Reason.DISK_FULL, message)", {(FailureClass.USER, "DiskFull")}),
+        ("X = (FailureClass.DATA, Reason.NETWORK)", {(FailureClass.DATA, "Network")}),
         ("Failure(FailureClass.USER, reason, message)", set()),
     ],
 )
-def test_a_reason_is_found_wherever_code_names_one(source: str, expected: set[Reason]) -> None:
+def test_a_reason_is_found_wherever_code_names_one(source: str, expected: set[Found]) -> None:
     assert set(reasons_in(source)) == expected
 
 

@@ -1,1 +1,1 @@
-"""What the operator may know of a run: what is asked for, and how it can fail."""
+"""What both packages know of a run: what is asked for, what it says of itself, how it can fail, and the names of all that."""

@@ -28,6 +28,25 @@ class FailureClass(StrEnum):
     UNKNOWN = "Unknown"
 
 
+class Reason(StrEnum):
+    """What has happened, where code in either package goes by it. Any other reason is one word of whoever raises it, for people
+    and their programs (docs/failures.md has all)."""
+
+    WORKER_LOST = "WorkerLost"
+    NODE_LOST = "NodeLost"
+    CLUSTER_LOST = "ClusterLost"
+    CLUSTER_TOO_SMALL = "ClusterTooSmall"
+    COLLECTIVE = "Collective"
+    MACHINE_TAKEN = "MachineTaken"
+    ATTEMPT_CLAIMED = "AttemptClaimed"
+    NETWORK = "Network"
+    STORE_UNAVAILABLE = "StoreUnavailable"
+    HUB_UNREACHABLE = "HubUnreachable"
+    DISK_FULL = "DiskFull"
+    OUT_OF_MEMORY = "OutOfMemory"
+    UNKNOWN = "Unknown"
+
+
 EXIT_CODES = {
     FailureClass.UNKNOWN: 1,
     FailureClass.USER: 2,
@@ -94,53 +113,59 @@ def infrastructure_error(reason: str, message: str, remedy: str = "", *, detail:
 
 # Decided by the names of types, so that reading a failure imports neither torch nor Ray.
 _BY_TYPE: dict[str, tuple[FailureClass, str]] = {
-    "torch.OutOfMemoryError": (FailureClass.OUT_OF_MEMORY, "OutOfMemory"),
-    "torch.cuda.OutOfMemoryError": (FailureClass.OUT_OF_MEMORY, "OutOfMemory"),
-    "builtins.MemoryError": (FailureClass.OUT_OF_MEMORY, "OutOfMemory"),
-    "ray.exceptions.OutOfMemoryError": (FailureClass.OUT_OF_MEMORY, "OutOfMemory"),
-    "ray.exceptions.ActorDiedError": (FailureClass.INFRASTRUCTURE, "WorkerLost"),
-    "ray.exceptions.ActorUnavailableError": (FailureClass.INFRASTRUCTURE, "ClusterLost"),
-    "ray.exceptions.RaySystemError": (FailureClass.INFRASTRUCTURE, "ClusterLost"),
-    "ray.exceptions.RpcError": (FailureClass.INFRASTRUCTURE, "ClusterLost"),
-    "ray.train.v2._internal.exceptions.WorkerHealthCheckFailedError": (FailureClass.INFRASTRUCTURE, "WorkerLost"),
-    "ray.train.v2._internal.exceptions.WorkerHealthCheckTimeoutError": (FailureClass.INFRASTRUCTURE, "WorkerLost"),
+    "torch.OutOfMemoryError": (FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
+    "torch.cuda.OutOfMemoryError": (FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
+    "builtins.MemoryError": (FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
+    "ray.exceptions.OutOfMemoryError": (FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
+    "ray.exceptions.ActorDiedError": (FailureClass.INFRASTRUCTURE, Reason.WORKER_LOST),
+    "ray.exceptions.ActorUnavailableError": (FailureClass.INFRASTRUCTURE, Reason.CLUSTER_LOST),
+    "ray.exceptions.RaySystemError": (FailureClass.INFRASTRUCTURE, Reason.CLUSTER_LOST),
+    "ray.exceptions.RpcError": (FailureClass.INFRASTRUCTURE, Reason.CLUSTER_LOST),
+    "ray.train.v2._internal.exceptions.WorkerHealthCheckFailedError": (FailureClass.INFRASTRUCTURE, Reason.WORKER_LOST),
+    "ray.train.v2._internal.exceptions.WorkerHealthCheckTimeoutError": (
+        FailureClass.INFRASTRUCTURE,
+        Reason.WORKER_LOST,
+    ),
     "ray.train.v2._internal.exceptions.WorkerGroupStartupTimeoutError": (
         FailureClass.INFRASTRUCTURE,
-        "ClusterTooSmall",
+        Reason.CLUSTER_TOO_SMALL,
     ),
-    "ray.train.v2._internal.exceptions.WorkerGroupStartupFailedError": (FailureClass.INFRASTRUCTURE, "WorkerLost"),
-    "ray.exceptions.WorkerCrashedError": (FailureClass.INFRASTRUCTURE, "WorkerLost"),
-    "ray.exceptions.NodeDiedError": (FailureClass.INFRASTRUCTURE, "NodeLost"),
-    "ray.exceptions.ObjectLostError": (FailureClass.INFRASTRUCTURE, "NodeLost"),
-    "torch.distributed.DistBackendError": (FailureClass.INFRASTRUCTURE, "Collective"),
-    "torch.distributed.DistNetworkError": (FailureClass.INFRASTRUCTURE, "Collective"),
-    "torch.distributed.DistStoreError": (FailureClass.INFRASTRUCTURE, "Collective"),
+    "ray.train.v2._internal.exceptions.WorkerGroupStartupFailedError": (
+        FailureClass.INFRASTRUCTURE,
+        Reason.WORKER_LOST,
+    ),
+    "ray.exceptions.WorkerCrashedError": (FailureClass.INFRASTRUCTURE, Reason.WORKER_LOST),
+    "ray.exceptions.NodeDiedError": (FailureClass.INFRASTRUCTURE, Reason.NODE_LOST),
+    "ray.exceptions.ObjectLostError": (FailureClass.INFRASTRUCTURE, Reason.NODE_LOST),
+    "torch.distributed.DistBackendError": (FailureClass.INFRASTRUCTURE, Reason.COLLECTIVE),
+    "torch.distributed.DistNetworkError": (FailureClass.INFRASTRUCTURE, Reason.COLLECTIVE),
+    "torch.distributed.DistStoreError": (FailureClass.INFRASTRUCTURE, Reason.COLLECTIVE),
     f"{__name__}.Terminated": (FailureClass.PREEMPTED, "Preempted"),
     "builtins.KeyboardInterrupt": (FailureClass.INTERRUPTED, "Interrupted"),
-    "builtins.ConnectionError": (FailureClass.INFRASTRUCTURE, "Network"),
+    "builtins.ConnectionError": (FailureClass.INFRASTRUCTURE, Reason.NETWORK),
 }
 
 # A RuntimeError is all that these libraries raise.
 _BY_TEXT: tuple[tuple[str, FailureClass, str], ...] = (
-    ("DefaultCPUAllocator: can't allocate memory", FailureClass.OUT_OF_MEMORY, "OutOfMemory"),
-    ("CUDA out of memory", FailureClass.OUT_OF_MEMORY, "OutOfMemory"),
-    ("[../third_party/gloo", FailureClass.INFRASTRUCTURE, "Collective"),
-    ("Connection closed by peer", FailureClass.INFRASTRUCTURE, "Collective"),
-    ("Connection reset by peer", FailureClass.INFRASTRUCTURE, "Collective"),
-    ("NCCL error", FailureClass.INFRASTRUCTURE, "Collective"),
+    ("DefaultCPUAllocator: can't allocate memory", FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
+    ("CUDA out of memory", FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
+    ("[../third_party/gloo", FailureClass.INFRASTRUCTURE, Reason.COLLECTIVE),
+    ("Connection closed by peer", FailureClass.INFRASTRUCTURE, Reason.COLLECTIVE),
+    ("Connection reset by peer", FailureClass.INFRASTRUCTURE, Reason.COLLECTIVE),
+    ("NCCL error", FailureClass.INFRASTRUCTURE, Reason.COLLECTIVE),
 )
 
 AGAIN = "Run the same command again: it resumes from the last checkpoint."
 """The remedy where nothing else needs to be done. On a cluster the operator does it."""
-_REMEDIES = {
-    "OutOfMemory": (
+_REMEDIES: dict[str, str] = {
+    Reason.OUT_OF_MEMORY: (
         "Lower spec.training.microBatchSize or set spec.training.gradientCheckpointing, and run the same command again. "
         "If that is not enough: raise spec.deepspeed.stage, set spec.deepspeed.offload or lower spec.dataset.maxLength, "
         "and start anew with --fresh."
     ),
-    "ClusterTooSmall": "Give the cluster more machines or ask for fewer workers, then run the same command again.",
-    "DiskFull": "Free space on that disk, then run the same command again: it resumes from the last checkpoint.",
-    "Unknown": "This looks like a bug. The traceback is in the log.",
+    Reason.CLUSTER_TOO_SMALL: "Give the cluster more machines or ask for fewer workers, then run the same command again.",
+    Reason.DISK_FULL: "Free space on that disk, then run the same command again: it resumes from the last checkpoint.",
+    Reason.UNKNOWN: "This looks like a bug. The traceback is in the log.",
 }
 
 
@@ -152,7 +177,7 @@ def classify(error: BaseException, *, rank: int | None = None) -> Failure:
         failure = next((each for each in found if each.cls is FailureClass.OUT_OF_MEMORY), found[0])
         return replace(failure, rank=failure.rank if failure.rank is not None else rank)
     message = f"{type(error).__name__}: {error}".strip()
-    return Failure(FailureClass.UNKNOWN, "Unknown", message, _REMEDIES["Unknown"], rank=rank)
+    return Failure(FailureClass.UNKNOWN, Reason.UNKNOWN, message, _REMEDIES[Reason.UNKNOWN], rank=rank)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -175,7 +200,10 @@ def _recognise(error: BaseException) -> Failure | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = error.filename or "the local disk"
         return Failure(
-            FailureClass.INFRASTRUCTURE, "DiskFull", f"No space left on device: {where}", _REMEDIES["DiskFull"]
+            FailureClass.INFRASTRUCTURE,
+            Reason.DISK_FULL,
+            f"No space left on device: {where}",
+            _REMEDIES[Reason.DISK_FULL],
         )
     for kind in type(error).__mro__:
         known = _BY_TYPE.get(f"{kind.__module__.removesuffix('._C')}.{kind.__qualname__}")

@@ -7,7 +7,7 @@ committed page fresh.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
@@ -63,6 +63,8 @@ def _doc(model: type[BaseModel] | None) -> str:
 def _type(field: FieldInfo, nested: type[BaseModel] | None) -> str:
     if nested:
         return "list" if get_origin(field.annotation) is list else "object"
+    if isinstance(field.json_schema_extra, dict) and (choices := field.json_schema_extra.get("enum")):
+        return ", ".join(f"`{choice}`" for choice in cast(list[str], choices))
     return _type_name(field.annotation) + _bounds(field)
 
 

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from finetune_training.contract.failure import FinetuneError, user_error
-from finetune_training.contract.spec import API_VERSION, CLUSTER_FIELDS, CLUSTER_RESOURCE_FIELDS, KIND, Job, RunSpec
+from finetune_training.contract.names import API_VERSION, KIND
+from finetune_training.contract.spec import CLUSTER_FIELDS, CLUSTER_RESOURCE_FIELDS, Job, RunSpec
 
 Location = tuple[str | int, ...]
 

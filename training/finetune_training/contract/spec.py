@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-API_VERSION = "finetune.dev/v1alpha1"
-KIND = "FineTuneJob"
+from finetune_training.contract.names import JOB_NAME_MAX
 
 # The cluster's half of the same file (design: "where it runs", "how it lives"): accepted and ignored on a laptop.
 CLUSTER_FIELDS = frozenset(
@@ -333,7 +332,7 @@ class RunSpec(_Model):
 class Job(_Model):
     """A FineTuneJob as a file: identity and spec."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=42)]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=JOB_NAME_MAX)]
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = "default"
     uid: Annotated[str, Field(pattern=r"^[-a-zA-Z0-9]*$", max_length=64)] = ""
     spec: RunSpec

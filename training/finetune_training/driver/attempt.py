@@ -20,7 +20,8 @@ from pathlib import Path
 from finetune_training.checkpoint import lineage
 from finetune_training.checkpoint.run_folder import RESOLVED
 from finetune_training.checkpoint.turn import Turn
-from finetune_training.contract.failure import FinetuneError, user_error
+from finetune_training.contract.environment import ATTEMPT
+from finetune_training.contract.failure import FinetuneError, Reason, user_error
 from finetune_training.driver.ladder import Memory
 from finetune_training.store.shipping import shipped
 from finetune_training.store.storage import Store
@@ -99,12 +100,12 @@ def claim(store: Store, *, anew: bool = False) -> Attempt:
     newest = max(lineage.turns(store), default=Turn(0))
     memory = None if anew else _memory(store, newest)
     body = _claim_body(memory)
-    given = os.environ.get("FINETUNE_ATTEMPT")
+    given = os.environ.get(ATTEMPT)
     turn = Turn(int(given) if given else newest.attempt + 1)
     while not _claimed(store, turn, body):
         if given:
             raise user_error(
-                "AttemptClaimed", f"Attempt {turn} of {store.uri} is claimed already.", "Use a new FINETUNE_ATTEMPT."
+                Reason.ATTEMPT_CLAIMED, f"Attempt {turn} of {store.uri} is claimed already.", f"Use a new {ATTEMPT}."
             )
         turn = Turn(turn.attempt + 1)
     local = store.folder

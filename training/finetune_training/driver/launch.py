@@ -19,7 +19,7 @@ from typing import Any
 
 import ray
 
-from finetune_training.contract.failure import AGAIN, Failure, FailureClass, FinetuneError
+from finetune_training.contract.failure import AGAIN, Failure, FailureClass, FinetuneError, Reason
 from finetune_training.driver.listen import Draining, Heard, Message, Signalled, first_cause, listen
 from finetune_training.driver.preemption import DRIVER_TOLD, LOSSES, explained, stopped
 from finetune_training.driver.ray_cluster import LOOK_SECONDS, draining_watched, free_places, on_node, on_nodes
@@ -171,7 +171,7 @@ def _hang(hung: tuple[float, int], found: list[Found], where: str) -> Failure:
 
 def _short_of_memory(failure: Failure, places: Mapping[int, Place]) -> Failure | None:
     """The kernel kills without a word: only its counter tells that it was for want of memory."""
-    anyone = failure.rank is None or failure.reason == "Collective"
+    anyone = failure.rank is None or failure.reason == Reason.COLLECTIVE
     lost = {rank: place for rank, place in sorted(places.items()) if anyone or rank == failure.rank}
     answers = on_nodes(_memory, dict.fromkeys(place.node for place in lost.values()), seconds=_ANSWER_SECONDS)
     for rank, place in lost.items():
@@ -181,7 +181,7 @@ def _short_of_memory(failure: Failure, places: Mapping[int, Place]) -> Failure |
             return replace(
                 failure,
                 cls=FailureClass.OUT_OF_MEMORY,
-                reason="OutOfMemory",
+                reason=Reason.OUT_OF_MEMORY,
                 message=f"Rank {rank} on {place.address} was killed by the kernel: its host memory{limit} was used up.",
                 remedy="Give the workers more memory (on a cluster spec.resources.worker.memory), or the run a smaller "
                 "spec.training.microBatchSize.",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from finetune_training.contract.failure import AGAIN, Failure, classify, infrastructure_error
+from finetune_training.contract.failure import AGAIN, Failure, Reason, classify, infrastructure_error
 from finetune_training.driver.preemption import DRIVER_TOLD, Taken, taken_away
 from finetune_training.driver.watch import Watch
 from finetune_training.events.progress import Away, Event, StageStarted, Step, Trained, Warned
@@ -114,7 +114,7 @@ def first_cause(failed: list[RankFailed], outcome: list[BaseException]) -> Failu
     """Of several failures the one that explains the others: a rank that is gone makes its peers' collectives fail."""
     failures = [report.failure for report in failed]
     failures += [_lost(classify(error, rank=rank)) for problem in outcome for rank, error in _by_rank(problem)]
-    consequences = ("Collective", "Unknown")
+    consequences = (Reason.COLLECTIVE, Reason.UNKNOWN)
     return (
         next((failure for failure in failures if failure.reason not in consequences), failures[0])
         if failures
@@ -129,7 +129,7 @@ def _by_rank(problem: BaseException) -> list[tuple[int | None, BaseException]]:
 
 def _lost(failure: Failure) -> Failure:
     """Ray tells all that it knows of a worker; the user needs to know that it is gone."""
-    if failure.reason != "WorkerLost" or failure.rank is None:
+    if failure.reason != Reason.WORKER_LOST or failure.rank is None:
         return failure
     return replace(
         failure, message=f"Rank {failure.rank} is gone: its process died without a word.", detail=failure.message
@@ -138,7 +138,7 @@ def _lost(failure: Failure) -> Failure:
 
 def _silent() -> Failure:
     return infrastructure_error(
-        "ClusterLost",
+        Reason.CLUSTER_LOST,
         "Ray ended before the ranks did.",
         AGAIN,
     ).failure

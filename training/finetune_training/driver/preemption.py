@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from finetune_training.contract.failure import AGAIN, Failure, FailureClass
+from finetune_training.contract.failure import AGAIN, Failure, FailureClass, Reason
 from finetune_training.worker.line import Place
 
-LOSSES = ("WorkerLost", "NodeLost", "ClusterLost", "Collective")
+LOSSES = (Reason.WORKER_LOST, Reason.NODE_LOST, Reason.CLUSTER_LOST, Reason.COLLECTIVE)
 """Reasons of failures: ranks are gone, or their peers are."""
 
 
@@ -26,7 +26,11 @@ class Taken:
     @property
     def kind(self) -> tuple[FailureClass, str]:
         """Class and reason of the failure that it is."""
-        return (FailureClass.PREEMPTED, "Preempted") if self.ranks is None else (FailureClass.PREEMPTED, "MachineTaken")
+        return (
+            (FailureClass.PREEMPTED, "Preempted")
+            if self.ranks is None
+            else (FailureClass.PREEMPTED, Reason.MACHINE_TAKEN)
+        )
 
 
 DRIVER_TOLD = Taken("The driver was told to end (SIGTERM).")
@@ -59,7 +63,7 @@ def explained(failure: Failure, by: Taken | None) -> Failure:
     if by is None or failure.reason not in LOSSES:
         return failure
     another = by.ranks is not None and failure.rank is not None and failure.rank not in by.ranks
-    if another and failure.reason != "Collective":  # whose peers are gone is none of its own
+    if another and failure.reason != Reason.COLLECTIVE:  # whose peers are gone is none of its own
         return failure
     cls, reason = by.kind
     return replace(

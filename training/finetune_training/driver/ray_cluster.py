@@ -24,6 +24,7 @@ from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from finetune_training.contract.environment import STATUS
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import RunSpec
 from finetune_training.driver.signals import end_at_sigterm
@@ -69,7 +70,7 @@ def ray_session(*, cpus: int = 1) -> Iterator[None]:
         with draining_watched(told):
             yield
     finally:
-        if os.environ.get("FINETUNE_STATUS") == "true":  # the operator has made it
+        if os.environ.get(STATUS) == "true":  # the operator has made it
             _end_detached()
         ray.shutdown()
 

@@ -13,7 +13,8 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
-from finetune_training.contract.failure import Failure, FailureClass, FinetuneError, Terminated
+from finetune_training.contract.environment import OUT_OF_MEMORY
+from finetune_training.contract.failure import Failure, FailureClass, FinetuneError, Reason, Terminated
 from finetune_training.driver import ladder
 from finetune_training.driver.attempt import Attempt
 from finetune_training.driver.ladder import Memory
@@ -59,7 +60,7 @@ class Repair:
         """Make ready for another start, or raise `error`."""
         failure = error.failure
         relieves = failure.cls is FailureClass.OUT_OF_MEMORY
-        if not relieves and failure.reason not in (*LOSSES, "MachineTaken"):
+        if not relieves and failure.reason not in (*LOSSES, Reason.MACHINE_TAKEN):
             raise error
         if told_to_end():
             raise FinetuneError(with_the_driver(failure)) from error
@@ -136,14 +137,14 @@ class Repair:
 
 def _containers_killed() -> int:
     """Containers of this run that the kernel has killed whole: only the platform sees that, and counts."""
-    text = os.environ.get("FINETUNE_OUT_OF_MEMORY", "")
+    text = os.environ.get(OUT_OF_MEMORY, "")
     return int(text) if text.isdigit() else 0
 
 
 def _container_killed(number: int) -> Failure:
     return Failure(
         FailureClass.OUT_OF_MEMORY,
-        "OutOfMemory",
+        Reason.OUT_OF_MEMORY,
         f"Containers of this run were killed {number} times for want of memory.",
     )
 

@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
+from finetune_training.contract.environment import HANG_SECONDS
 from finetune_training.contract.failure import user_error
 from finetune_training.events.progress import Away, Report, Stage, StageStarted, Step
 
@@ -23,12 +24,12 @@ _RECENT = 50
 
 def floor() -> float:
     """Seconds without a step that are never a hang: FINETUNE_HANG_SECONDS, or 300. 0: nothing is."""
-    text = os.environ.get("FINETUNE_HANG_SECONDS", "")
+    text = os.environ.get(HANG_SECONDS, "")
     try:
         return max(0.0, float(text)) if text else _FLOOR
     except ValueError:
         raise user_error(
-            "InvalidHangSeconds", f"FINETUNE_HANG_SECONDS is {text!r}, which is no number.", "Write seconds."
+            "InvalidHangSeconds", f"{HANG_SECONDS} is {text!r}, which is no number.", "Write seconds."
         ) from None
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from finetune_training.contract.environment import CACHE
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import ModelSpec
 from finetune_training.model import hub
@@ -36,7 +37,7 @@ class FetchedModel:
 
 def default_cache() -> Path:
     """Where models of other machines are kept: FINETUNE_CACHE, else a folder in the home directory."""
-    return Path(os.environ.get("FINETUNE_CACHE") or "~/.cache/finetune/models").expanduser().absolute()
+    return Path(os.environ.get(CACHE) or "~/.cache/finetune/models").expanduser().absolute()
 
 
 def fetch_model(spec: ModelSpec, *, cache: Path, parts: Parts = Parts.MODEL) -> FetchedModel:

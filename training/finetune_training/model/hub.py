@@ -20,7 +20,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from finetune_training.contract.failure import FinetuneError, infrastructure_error, user_error
+from finetune_training.contract.failure import FinetuneError, Reason, infrastructure_error, user_error
 from finetune_training.contract.spec import ModelSpec
 from finetune_training.model.modelfiles import Parts, choose_files
 
@@ -118,7 +118,7 @@ def _unreachable(spec: ModelSpec, endpoint: str | None, why: str) -> FinetuneErr
     where = f"{endpoint} (HF_ENDPOINT)" if endpoint else "the hub"
     reason = (why.strip().splitlines() or [""])[0][:300]
     return infrastructure_error(
-        "HubUnreachable",
+        Reason.HUB_UNREACHABLE,
         f"{spec.uri} cannot be fetched: {where} does not answer as it should: {reason}",
         "Check the network, or name a local folder or a store (s3://…) in spec.model.uri.",
     )

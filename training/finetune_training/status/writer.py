@@ -19,17 +19,16 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+from finetune_training.contract.environment import ATTEMPT, STATUS
 from finetune_training.contract.failure import Failure
 from finetune_training.contract.jobfile import Identity
-from finetune_training.contract.spec import API_VERSION, KIND
+from finetune_training.contract.names import API_VERSION, DRIVER_MANAGER, KIND, PLURAL
 from finetune_training.events.progress import Event
 from finetune_training.events.result import RunResult
 from finetune_training.status import apiserver
 from finetune_training.status.apiserver import Answer, ApiServer, Unreachable
-from finetune_training.status.run_status import RunStatus
+from finetune_training.status.run_state import RunState
 
-MANAGER = "finetune-driver"
-PLURAL = "finetunejobs"
 _NEVER = math.inf
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ class ClusterStatus(Status):
     def __init__(self, attempt: int, apply: Apply, pace: Pace | None = None) -> None:
         self._apply, self._pace = apply, pace or Pace()
         self._changed = threading.Condition()
-        self._run, self._ended, self._closing = RunStatus(attempt), False, False
+        self._run, self._ended, self._closing = RunState(attempt), False, False
         # Times of the monotonic clock: when the newest state is to be written, the last try, the end of a pause.
         self._due, self._tried, self._resume = 0.0, -_NEVER, -_NEVER
         self._failures = 0
@@ -95,7 +94,7 @@ class ClusterStatus(Status):
         if self._thread.is_alive():
             logger.warning("The end of the run could not be written to status.run within %g s", self._pace.end)
 
-    def _become(self, change: Callable[[RunStatus], RunStatus]) -> None:
+    def _become(self, change: Callable[[RunState], RunState]) -> None:
         with self._changed:
             before = self._run
             self._run = before if self._ended else change(before)
@@ -112,7 +111,7 @@ class ClusterStatus(Status):
         except Exception:
             logger.exception("status.run is no longer written")
 
-    def _next(self) -> RunStatus | None:
+    def _next(self) -> RunState | None:
         """The state to write, when its time has come; None when there is nothing more to write."""
         with self._changed:
             while True:
@@ -125,10 +124,10 @@ class ClusterStatus(Status):
                     return self._run
                 self._changed.wait(None if due == _NEVER else due - now)
 
-    def _write(self, run: RunStatus) -> bool:
+    def _write(self, run: RunState) -> bool:
         """Try it once. False: it makes no sense to go on."""
         try:
-            answer = self._apply(run.to_json(time.time()))
+            answer = self._apply(run.to_status(time.time()).to_json())
         except Unreachable as error:
             answer = Answer(0, str(error))
         if 200 <= answer.code < 300:
@@ -151,13 +150,12 @@ class ClusterStatus(Status):
 
 def status_for(identity: Identity | None) -> Status:
     """The sink of the run that is the object `identity`. To be closed, best by `with`."""
-    if os.environ.get("FINETUNE_STATUS") != "true":
+    if os.environ.get(STATUS) != "true":
         return Status()
-    server, attempt = apiserver.in_pod(), os.environ.get("FINETUNE_ATTEMPT", "")
+    server, attempt = apiserver.in_pod(), os.environ.get(ATTEMPT, "")
     if server is None or not attempt.isdigit() or identity is None:
         logger.warning(
-            "FINETUNE_STATUS is set, but status.run is not written: "
-            "it wants a pod, FINETUNE_ATTEMPT, and metadata.uid in the job's file"
+            f"{STATUS} is set, but status.run is not written: it wants a pod, {ATTEMPT}, and metadata.uid in the job's file"
         )
         return Status()
     return ClusterStatus(int(attempt), lambda run: write_run(server, identity, run))
@@ -173,7 +171,7 @@ def write_run(server: ApiServer, identity: Identity, run: dict[str, Any]) -> Ans
     metadata = read.found["metadata"]
     if metadata["uid"] != identity.uid:
         return Answer(404, f"{identity.name} has another uid now")
-    return server.apply(path, body(identity, run, version=metadata["resourceVersion"]), manager=MANAGER)
+    return server.apply(path, body(identity, run, version=metadata["resourceVersion"]), manager=DRIVER_MANAGER)
 
 
 def status_path(identity: Identity) -> str:

@@ -22,11 +22,11 @@ import obstore
 from obstore import exceptions
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from finetune_training.contract.environment import STORE_PATIENCE_SECONDS
 from finetune_training.contract.failure import user_error
 from finetune_training.store.store_failures import check_endpoint, endpoint, translated, unwritable
 
 SCHEMES = ("s3", "gs", "az", "file")
-PATIENCE = "FINETUNE_STORE_PATIENCE_SECONDS"
 _PATIENCE_SECONDS, _RETRY_SECONDS = 600.0, 120.0
 # What obstore tries by itself for one request of a quick store.
 _QUICK = timedelta(seconds=20)
@@ -36,10 +36,12 @@ _BIG = 2**20
 def patience() -> float:
     """Seconds for which a store may fail without a break before a checkpoint, and with it the attempt, does."""
     try:
-        return float(os.environ.get(PATIENCE, _PATIENCE_SECONDS))
+        return float(os.environ.get(STORE_PATIENCE_SECONDS, _PATIENCE_SECONDS))
     except ValueError:
         raise user_error(
-            "InvalidPatience", f"{PATIENCE} is no number: {os.environ[PATIENCE]!r}.", "Write seconds."
+            "InvalidPatience",
+            f"{STORE_PATIENCE_SECONDS} is no number: {os.environ[STORE_PATIENCE_SECONDS]!r}.",
+            "Write seconds.",
         ) from None
 
 

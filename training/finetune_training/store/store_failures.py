@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from obstore import exceptions
 
-from finetune_training.contract.failure import FinetuneError, infrastructure_error, user_error
+from finetune_training.contract.failure import FinetuneError, Reason, infrastructure_error, user_error
 
 _DENIED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "AccessDenied")
 # As AWS, SeaweedFS and MinIO say it, and the operating system (EDQUOT).
@@ -64,12 +64,14 @@ def _by_text(uri: str, error: BaseException) -> FinetuneError:
         )
     if any(known in text for known in _FULL):
         return infrastructure_error(
-            "DiskFull", f"{uri}: no space left on device.", "Free space, then run the same command again."
+            Reason.DISK_FULL, f"{uri}: no space left on device.", "Free space, then run the same command again."
         )
     if any(known in text for known in _UNWRITABLE):
         return unwritable(uri, _short(error))
     return infrastructure_error(
-        "StoreUnavailable", f"{uri}: the store does not answer as it should: {_short(error)}.", _endpoint_remedy(uri)
+        Reason.STORE_UNAVAILABLE,
+        f"{uri}: the store does not answer as it should: {_short(error)}.",
+        _endpoint_remedy(uri),
     )
 
 

@@ -168,7 +168,7 @@ def rows(title: str) -> list[list[str]]:
 
 def again(cause: Cause) -> str:
     """The last column."""
-    budget = BUDGETS.get(cause.cls, COUNTED)
+    budget = BUDGETS.get(cause.cls or "", COUNTED)
     if cause.last or budget == NEVER:
         return "no"
     return "yes, but not twice the same" if cause.repeats else "yes"

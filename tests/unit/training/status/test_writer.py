@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from finetune_operator import names
 from finetune_training.contract.failure import Failure, FailureClass
 from finetune_training.contract.jobfile import Identity, identity_in
 from finetune_training.events.progress import Stage, StageStarted
-from finetune_training.status import writer
 from finetune_training.status.apiserver import Answer, Unreachable
 from finetune_training.status.writer import ClusterStatus, Pace, Status, body, status_for, status_path
 from tests.finished_run import step
@@ -167,10 +165,9 @@ def test_it_is_for_clusters_only(
     assert bool(caplog.records) == warned
 
 
-def test_the_names_are_the_operators() -> None:
-    assert (writer.MANAGER, writer.PLURAL) == (names.DRIVER_MANAGER, names.PLURAL)
+def test_it_is_applied_to_the_status_of_the_job_at_that_version() -> None:
     identity = Identity("team", "plays", "1-2")
     assert status_path(identity) == "/apis/finetune.dev/v1alpha1/namespaces/team/finetunejobs/plays/status"
     applied = body(identity, {"attempt": 1}, version="7")
-    assert (applied["apiVersion"], applied["kind"]) == (names.API_VERSION, names.KIND)
+    assert (applied["apiVersion"], applied["kind"]) == ("finetune.dev/v1alpha1", "FineTuneJob")
     assert applied["metadata"] == {"name": "plays", "namespace": "team", "resourceVersion": "7"}

@@ -1,4 +1,4 @@
-"""What `status.run` says after each event, as the operator's model of it reads it."""
+"""What `status.run` says after each event."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.status import Run
 from finetune_training.contract.failure import AGAIN, Failure, FailureClass
+from finetune_training.contract.run import RunStatus
 from finetune_training.contract.spec import Offload
 from finetune_training.events.progress import (
     CheckpointSaved,
@@ -23,12 +23,11 @@ from finetune_training.events.progress import (
     Step,
     Warned,
 )
-from finetune_training.status.run_status import RunStatus
+from finetune_training.status.run_state import RunState
 from tests import finished_run
 from tests.finished_run import result
 
 NOW = 1_800_000_000.0
-FIELDS = {field.alias for field in Run.model_fields.values()}
 
 
 def step(number: int, **changes: Any) -> Step:
@@ -37,13 +36,12 @@ def step(number: int, **changes: Any) -> Step:
 
 
 def run_after(*events: Event, outcome: Any = None) -> dict[str, Any]:
-    """`status.run`, of which the operator's model knows every field."""
-    status = RunStatus(attempt=2)
+    """`status.run`, of which the schema knows every field."""
+    state = RunState(attempt=2)
     for event in events:
-        status = status.after(event)
-    found = (status.ended(outcome) if outcome else status).to_json(NOW)
-    assert found.keys() <= FIELDS
-    Run.model_validate(found)
+        state = state.after(event)
+    found = (state.ended(outcome) if outcome else state).to_status(NOW).to_json()
+    RunStatus.model_validate(found, extra="forbid")
     return found
 
 

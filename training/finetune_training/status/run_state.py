@@ -1,19 +1,27 @@
 """Progress events → `status.run`, as a cluster's users and its operator read it.
 
-In: events, and at last what came of the run. Out: a `RunStatus`, and the JSON of it. Pure: who writes it where, and how
-often, is writer.py. The field names are the API's (`Run` in the operator's api/status.py).
+In: events, and at last what came of the run. Out: a `RunState`, and of it the `RunStatus` that the API has. Pure: who writes it
+where, and how often, is writer.py.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import Any
-
-from pydantic.alias_generators import to_camel
 
 from finetune_training.contract.failure import AGAIN, Failure
+from finetune_training.contract.moment import timestamp
+from finetune_training.contract.run import (
+    MESSAGE_MAX,
+    ArtifactStatus,
+    CheckpointStatus,
+    EvaluationStatus,
+    FailureStatus,
+    RunMemoryStatus,
+    RunStage,
+    RunStatus,
+    SecondsStatus,
+)
 from finetune_training.events import wording
 from finetune_training.events.progress import (
     CheckpointSaved,
@@ -30,17 +38,16 @@ from finetune_training.events.progress import (
 from finetune_training.events.result import Artifact, RunResult
 from finetune_training.events.usage import Usage
 
-# To a user of the API the ranks' start is a part of the preparation.
 _STAGES = {Stage.STARTING: Stage.PREPARING}
+"""To a user of the API the ranks' start is a part of the preparation."""
 _ENDS = (Stage.SUCCEEDED, Stage.FAILED)
-# The API's limit of a message.
-_MESSAGE = 1024
 _COUNTED = 40
+"""Characters in which a message that was cut says by how much."""
 
 
 @dataclass(frozen=True)
-class RunStatus:
-    """What is known of an attempt."""
+class RunState:
+    """What is known of an attempt, in all digits."""
 
     attempt: int
     stage: Stage = Stage.PREPARING
@@ -62,11 +69,11 @@ class RunStatus:
     usage: Usage = field(default_factory=Usage)
     failure: Failure | None = None
 
-    def after(self, event: Event) -> RunStatus:
+    def after(self, event: Event) -> RunState:
         """What is known once `event` has happened."""
         return replace(self._known_after(event), usage=self.usage.after(event))
 
-    def _known_after(self, event: Event) -> RunStatus:
+    def _known_after(self, event: Event) -> RunState:
         match event:
             case StageStarted() if event.stage not in _ENDS:  # the end is told by `ended`, with what came of it
                 return self._in(_STAGES.get(event.stage, event.stage))
@@ -96,7 +103,7 @@ class RunStatus:
             case _:
                 return self
 
-    def ended(self, outcome: RunResult | Failure) -> RunStatus:
+    def ended(self, outcome: RunResult | Failure) -> RunState:
         """What is known at the end: also of a run that an earlier attempt has finished."""
         if isinstance(outcome, Failure):
             return replace(self._in(Stage.FAILED), failure=outcome)
@@ -112,13 +119,14 @@ class RunStatus:
             artifacts=tuple(outcome.artifacts),
         )
 
-    def to_json(self, now: float) -> dict[str, Any]:
-        """`status.run`. What is not known, or is no number, is left out."""
+    def to_status(self, now: float) -> RunStatus:
+        """What people read. What is not known, or is no number, is left out."""
         steps = self.step is not None and self.total_steps is not None
         eta = _whole(self.eta_seconds)
-        return _known(
+        seconds = self.usage.to_json(now)
+        return RunStatus(
             attempt=self.attempt,
-            stage=self.stage.value,
+            stage=RunStage(self.stage.value),
             step=self.step,
             total_steps=self.total_steps,
             progress=f"{self.step}/{self.total_steps}" if steps else None,
@@ -131,28 +139,32 @@ class RunStatus:
             eta=None if eta is None else wording.brief(eta),
             resumed_from_step=self.resumed_from_step,
             checkpoint=_checkpoint(self.checkpoint),
-            evaluation=_known(baseline=_rounded(self.baseline), tuned=_rounded(self.tuned)) or None,
-            artifacts=[{"uri": it.uri, "format": it.format, "sha256": it.sha256} for it in self.artifacts] or None,
+            evaluation=_evaluation(_rounded(self.baseline), _rounded(self.tuned)),
+            artifacts=[ArtifactStatus(uri=it.uri, format=it.format, sha256=it.sha256) for it in self.artifacts] or None,
             restarts=self.restarts or None,
             memory=_memory(self.memory, self.memory_peak),
-            seconds=self.usage.to_json(now) or None,
+            seconds=SecondsStatus.model_validate(seconds) if seconds else None,
             failure=_failure(self.failure),
-            updated_at=_time(now),
+            updated_at=timestamp(now),
         )
 
-    def _in(self, stage: Stage) -> RunStatus:
+    def _in(self, stage: Stage) -> RunState:
         """Only while it trains it is known when it will be done."""
         return replace(self, stage=stage, eta_seconds=self.eta_seconds if stage is self.stage else None)
 
 
-def _checkpoint(saved: CheckpointSaved | None) -> dict[str, Any] | None:
-    return {"uri": saved.uri, "step": saved.step, "time": _time(saved.time)} if saved else None
+def _checkpoint(saved: CheckpointSaved | None) -> CheckpointStatus | None:
+    return CheckpointStatus(uri=saved.uri, step=saved.step, time=timestamp(saved.time)) if saved else None
 
 
-def _memory(settings: MemoryUse | None, peak: int | None) -> dict[str, Any] | None:
+def _evaluation(baseline: float | None, tuned: float | None) -> EvaluationStatus | None:
+    return None if baseline is None and tuned is None else EvaluationStatus(baseline=baseline, tuned=tuned)
+
+
+def _memory(settings: MemoryUse | None, peak: int | None) -> RunMemoryStatus | None:
     if settings is None:
         return None
-    return _known(
+    return RunMemoryStatus(
         rung=settings.rung,
         micro_batch_size=settings.micro_batch_size,
         gradient_checkpointing=settings.gradient_checkpointing,
@@ -162,17 +174,13 @@ def _memory(settings: MemoryUse | None, peak: int | None) -> dict[str, Any] | No
     )
 
 
-def _failure(failure: Failure | None) -> dict[str, Any] | None:
+def _failure(failure: Failure | None) -> FailureStatus | None:
     if failure is None:
         return None
-    remedy = "" if failure.remedy == AGAIN else wording.shortened(failure.remedy, _MESSAGE // 2)
-    message = wording.shortened(failure.message, _MESSAGE - len(remedy) - _COUNTED)
-    text = wording.printable(f"{message} {remedy}".strip(), "utf-8")[:_MESSAGE]
-    return _known(**{"class": failure.cls.value}, reason=failure.reason, message=text, rank=failure.rank)
-
-
-def _known(**fields: Any) -> dict[str, Any]:
-    return {to_camel(name): value for name, value in fields.items() if value is not None}
+    remedy = "" if failure.remedy == AGAIN else wording.shortened(failure.remedy, MESSAGE_MAX // 2)
+    message = wording.shortened(failure.message, MESSAGE_MAX - len(remedy) - _COUNTED)
+    text = wording.printable(f"{message} {remedy}".strip(), "utf-8")[:MESSAGE_MAX]
+    return FailureStatus(class_=failure.cls, reason=failure.reason, message=text, rank=failure.rank)
 
 
 def _rounded(number: float | None) -> float | None:
@@ -181,7 +189,3 @@ def _rounded(number: float | None) -> float | None:
 
 def _whole(number: float | None) -> int | None:
     return round(number) if number is not None and math.isfinite(number) else None
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
