@@ -51,7 +51,7 @@ def test_a_loss_that_was_announced_is_preemption(failure: Failure, taken: Taken)
         pytest.param(infrastructure_error("StoreUnavailable", "no").failure, DRIVER_TOLD, id="another cause"),
     ],
 )
-def test_other_failures_stay_what_they_are(failure: Failure, taken: Taken | None) -> None:
+def test_a_failure_that_preemption_does_not_explain_stays_what_it_is(failure: Failure, taken: Taken | None) -> None:
     assert announced(failure, taken) is failure
 
 
