@@ -1,0 +1,23 @@
+"""What every model is: frozen, and camelCase where it is written.
+
+In: nothing. Out: two bases. The docstring under a field is its text in schemas and pages that are made from a model.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+
+class Record(BaseModel):
+    """What programs write and read again. What one version adds, another may meet."""
+
+    model_config = ConfigDict(
+        frozen=True, alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True
+    )
+
+
+class Strict(Record):
+    """What people write: a field that nobody knows is a mistake, and named."""
+
+    model_config = ConfigDict(extra="forbid")
