@@ -29,8 +29,9 @@ from finetune_operator.decide.effects import (
     Start,
 )
 from finetune_operator.observe.store import Store
-from finetune_operator.observe.views import JobView, RayJobView, compact, timestamp, view_job, view_rayjob
+from finetune_operator.observe.views import JobView, RayJobView, compact, view_job, view_rayjob
 from finetune_operator.settings import Settings
+from finetune_training.contract.moment import timestamp
 
 _LOG_LINES, _LOG_BYTES, _LOG_SECONDS = 20, 65_536, 5.0
 """Of a log that says why an attempt failed: nobody waits for it."""
@@ -215,7 +216,9 @@ class Executor:
         run = {name: value for name, value in json.loads(job.status).items() if name == "run"}
         version, deleting = int(answer["metadata"]["resourceVersion"]), "deletionTimestamp" in answer["metadata"]
         status = compact({**effect.status, **run})
-        self._store.put(replace(job, version=version, deleting=deleting, phase=effect.status["phase"], status=status))
+        self._store.put(
+            replace(job, version=version, deleting=deleting, phase=effect.status.get("phase", ""), status=status)
+        )
 
     async def _announce(self, effect: Announce, job: JobView) -> None:
         """An Event that cannot be posted changes nothing: the conditions say the same."""

@@ -1,7 +1,8 @@
 """A FineTuneJob as the cluster has it: the run's spec, and where and how it lives.
 
-In: the spec of the API server's object. Out: a frozen `FineTuneJobSpec`. The run's part is `finetune_training.contract.spec`;
-what is added here is ignored on a laptop. The docstring under a field is its text in `kubectl explain` and in docs/fields.md.
+In: the spec of the API server's object. Out: a frozen `FineTuneJobSpec`, or a `LiveSpec` of it. The run's part is
+`finetune_training.contract.spec`; what is added here is ignored on a laptop. The
+docstring under a field is its text in `kubectl explain` and in docs/fields.md.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pydantic import Field
 
 from finetune_operator.settings import Quantity
 from finetune_training.contract.record import Strict
-from finetune_training.contract.spec import Checkpoint, Resources, RunSpec
+from finetune_training.contract.spec import Checkpoint, DeepSpeed, Resources, RunSpec, Training
 
 
 class PodResources(Strict):
@@ -73,11 +74,9 @@ class EnvFromSource(Strict):
     """A ConfigMap."""
 
 
-class FineTuneJobSpec(RunSpec):
-    """What is trained, where it runs and how it lives."""
+class Pods(_Model):
+    """What its pods are made of."""
 
-    checkpoint: JobCheckpoint = JobCheckpoint()
-    resources: JobResources
     image: Annotated[str, Field(max_length=512)] = ""
     """Image of the Ray pods. Empty: the pool's, or the chart's."""
     env: Annotated[list[EnvVar], Field(max_length=64)] = []
@@ -86,6 +85,11 @@ class FineTuneJobSpec(RunSpec):
     """Sources of variables of the Ray containers."""
     service_account_name: Annotated[str, Field(max_length=253)] = ""
     """Account of the pods, for a cloud's workload identity. Empty: one that may do nothing but report progress."""
+
+
+class Life(_Model):
+    """How it lives: the names of batch/v1 Job."""
+
     suspend: bool = False
     """Take the pods away; false again: run on from the last checkpoint."""
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = 3
@@ -97,3 +101,19 @@ class FineTuneJobSpec(RunSpec):
     suspension do not count."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
     """Seconds after its end in which the children of the job are deleted. The job and its status stay."""
+
+
+class FineTuneJobSpec(Life, Pods, RunSpec):
+    """What is trained, where it runs and how it lives."""
+
+    checkpoint: JobCheckpoint = JobCheckpoint()
+    resources: JobResources
+
+
+class LiveSpec(Life):
+    """What of a spec decides while the job lives; no field has to be there. Whether an attempt can be made of it all is
+    another question (decide/plan.py)."""
+
+    resources: Resources = Resources()
+    training: Training = Training()
+    deepspeed: DeepSpeed = DeepSpeed()

@@ -5,9 +5,10 @@ The operator writes everything but `run`; the driver of the announced attempt wr
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
-from finetune_training.contract.moment import Time
+from finetune_training.contract.moment import Time, seconds
 from finetune_training.contract.run import (
     FailureStatus,
     MemoryStatus,
@@ -17,6 +18,32 @@ from finetune_training.contract.run import (
     items_at_most,
     one_of,
 )
+
+
+class Phase(StrEnum):
+    """Where a job is, in one word for people, in the order of its life."""
+
+    PENDING = "Pending"
+    PROVISIONING = "Provisioning"
+    PREPARING = "Preparing"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    EXPORTING = "Exporting"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class ConditionType(StrEnum):
+    """What is said of a job to programs, in the order of `kubectl describe`."""
+
+    ACCEPTED = "Accepted"
+    RECONCILING = "Reconciling"
+    TRAINING = "Training"
+    SUSPENDED = "Suspended"
+    STALLED = "Stalled"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
 
 
 class Condition(StatusModel):
@@ -153,3 +180,30 @@ class FineTuneJobStatus(StatusModel):
     memory: MemoryStatus | None = None
     """What `run.memory` was when it was last announced."""
     run: RunStatus | None = None
+
+    @property
+    def start(self) -> float | None:
+        return seconds(self.start_time)
+
+    @property
+    def completion(self) -> float | None:
+        return seconds(self.completion_time)
+
+    @property
+    def next_attempt(self) -> float | None:
+        """When the attempt after a failed one may start. None: the last attempt did not fail, or its successor runs."""
+        return seconds(self.next_attempt_time)
+
+    def condition(self, kind: ConditionType) -> Condition | None:
+        """The condition of that type."""
+        return next((each for each in self.conditions or () if each.type == kind), None)
+
+    def holds(self, kind: ConditionType) -> bool:
+        """Whether the condition is True."""
+        found = self.condition(kind)
+        return found is not None and found.status == "True"
+
+    @property
+    def ended(self) -> bool:
+        """Complete or Failed: nothing runs any more, ever."""
+        return self.holds(ConditionType.COMPLETE) or self.holds(ConditionType.FAILED)

@@ -10,14 +10,13 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from finetune_operator.decide.books import MESSAGE_MAX
+from finetune_operator.api.status import PastAttempt
+from finetune_operator.decide.books import KEPT, MESSAGE_MAX
 from finetune_operator.decide.outcome import Failure
 from finetune_operator.observe.world import World
 from finetune_training.contract.failure import FailureClass
-
-Json = Mapping[str, Any]
 
 FIRST_PAUSE, LONGEST_PAUSE, JITTER = 10.0, 360.0, 0.25
 """Seconds between attempts, doubled with each failure: those of batch/v1 Job. Up to a quarter more, so that jobs that were
@@ -58,11 +57,11 @@ class Verdict:
     why: str = ""
 
 
-def judge(world: World, failure: Failure, attempts: Sequence[Json]) -> Verdict:
+def judge(world: World, failure: Failure, attempts: Sequence[PastAttempt]) -> Verdict:
     """`attempts` are the past ones, that of the failure last."""
     paid_from = BUDGETS.get(failure.cls, COUNTED)
-    failed = world.status.failed + (paid_from in (NEVER, COUNTED))
-    out_of_memory = world.status.out_of_memory + (paid_from == MEMORY)
+    failed = (world.status.failed or 0) + (paid_from in (NEVER, COUNTED))
+    out_of_memory = (world.status.out_of_memory or 0) + (paid_from == MEMORY)
     first = _pause(world, 1)
     if failure.final:
         given_up = " The driver has tried all it can." if paid_from == MEMORY and not failure.pod else ""
@@ -76,7 +75,7 @@ def judge(world: World, failure: Failure, attempts: Sequence[Json]) -> Verdict:
         return Verdict(failed, out_of_memory, first)
     if again := _the_same_again(world, failure, attempts):
         return Verdict(failed, out_of_memory, None, again)
-    if failed > world.job.backoff_limit:
+    if failed > world.spec.backoff_limit:
         why = f" {_times(failed)} failed, as many as spec.backoffLimit allows."
         return Verdict(failed, out_of_memory, None, why)
     return Verdict(failed, out_of_memory, _pause(world, _in_a_row(attempts)))
@@ -86,34 +85,34 @@ def _pause(world: World, failures: int) -> float:
     """Whole seconds, as the status has them."""
     digest = hashlib.sha256(f"{world.job.uid}/{world.attempt}".encode()).digest()
     jitter = int.from_bytes(digest[:4], "big") / 2**32 * JITTER
-    return float(round(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)) * (1 + jitter)))
+    return float(round(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, KEPT)) * (1 + jitter)))
 
 
-def _in_a_row(attempts: Sequence[Json]) -> int:
+def _in_a_row(attempts: Sequence[PastAttempt]) -> int:
     """Attempts that failed and counted, since the last one that made progress, that one included."""
     number, later = 0, None
     for each in reversed(attempts):
         if later and _checkpoint(later) > _checkpoint(each):
             break
-        number += bool(each["class"]) and BUDGETS.get(each["class"], COUNTED) == COUNTED
+        number += bool(each.class_) and BUDGETS.get(each.class_, COUNTED) == COUNTED
         later = each
     return max(1, number)
 
 
-def _the_same_again(world: World, failure: Failure, attempts: Sequence[Json]) -> str:
+def _the_same_again(world: World, failure: Failure, attempts: Sequence[PastAttempt]) -> str:
     """Says so if the attempt before failed in the same way, at the same step, and nothing was saved in between."""
     if not failure.repeats or failure.cls not in _MAY_REPEAT or len(attempts) < 2:
         return ""
     before, now = attempts[-2:]
-    one_after_the_other = before["attempt"] + 1 == now["attempt"]
-    alike = all(before.get(name) == now.get(name) for name in ("class", "reason", "rank", "step"))
+    one_after_the_other = before.attempt + 1 == now.attempt
+    alike = all(getattr(before, name) == getattr(now, name) for name in ("class_", "reason", "rank", "step"))
     if not (one_after_the_other and alike) or _checkpoint(now) > _checkpoint(before):
         return ""
-    if not _same_words(world.job.name, before.get("message", ""), now.get("message", "")):
+    if not _same_words(world.job.name, before.message, now.message):
         return ""
-    where = f"at step {now['step']}" if now.get("step") is not None else "before its first step"
+    where = f"at step {now.step}" if now.step is not None else "before its first step"
     return (
-        f" It failed the same way twice, {where}, in attempts {before['attempt']} and {now['attempt']}: another attempt "
+        f" It failed the same way twice, {where}, in attempts {before.attempt} and {now.attempt}: another attempt "
         "cannot help."
     )
 
@@ -131,8 +130,8 @@ def _constant(job: str, message: str) -> str:
     return _VARIABLE.sub("#", re.sub(rf"\b{re.escape(job)}-\d+(?:-[a-z0-9]+)*", "pod", message))
 
 
-def _checkpoint(attempt: Json) -> int:
-    return int(attempt.get("checkpointStep", -1))
+def _checkpoint(attempt: PastAttempt) -> int:
+    return -1 if attempt.checkpoint_step is None else attempt.checkpoint_step
 
 
 def _times(number: int) -> str:

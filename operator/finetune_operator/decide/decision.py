@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from finetune_operator.api.status import ConditionType
 from finetune_operator.decide.effects import Announce, Decision, DeleteRayJob, Effect, SetStatus
 from finetune_operator.decide.picture import Fact, Picture, as_before, is_written, open_facts, render_status
 from finetune_operator.decide.relief import relieved
@@ -31,25 +32,25 @@ def decision(
     relief = relieved(world)
     if relief:
         picture = replace(picture, memory=relief[0])
-    status = render_status(old, picture, generation=job.generation, now=world.now)
+    status = render_status(old, picture, generation=job.generation, now=world.now).to_json()
     told: tuple[Effect, ...] = ()
-    if not is_written(old, status):
+    if not is_written(world, status):
         told = (SetStatus(status),)
         if relief:
             told += (Announce("Warning", "MemoryRelieved", relief[1]),)
         if warn:
             told += (Announce("Warning", *warn),)
-        elif old.phase not in ("", picture.phase):
-            told += (Announce("Normal", picture.phase, picture.facts["Training"].message),)
+        elif old.phase not in (None, "", picture.phase):
+            told += (Announce("Normal", picture.phase, picture.facts[ConditionType.TRAINING].message),)
     left = [each for each in (revisit_after, world.seconds_left) if each is not None]
     return Decision((*before, *told, *after), min(left) if left else None)
 
 
 def unchanged(world: World, *, after: tuple[Effect, ...] = (), revisit_after: float | None = None) -> Decision:
     """Nothing new but for the spec's generation, and that a suspended job was resumed."""
-    training = world.status.condition("Training")
-    fact, suspended = Fact(False, training.get("reason", "WaitingForPods"), training.get("message", "")), None
-    if world.status.holds("Suspended"):
+    training, suspended = world.status.condition(ConditionType.TRAINING), None
+    fact = Fact(False, training.reason, training.message) if training else Fact(False, "WaitingForPods")
+    if world.status.holds(ConditionType.SUSPENDED):
         fact = Fact(False, "Resuming", "The job goes on as soon as the last attempt's pods are gone.")
         suspended = Fact(True, "Resuming", fact.message)
     picture = replace(as_before(world), facts=open_facts(world, fact, suspended=suspended))

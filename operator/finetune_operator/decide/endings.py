@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from finetune_operator.decide.books import Ending, after_the_last, closed
+from finetune_operator.api.status import ConditionType, Phase
+from finetune_operator.decide.books import SUCCEEDED, Ending, after_the_last, closed
 from finetune_operator.decide.budget import judge
 from finetune_operator.decide.decision import decision, delete, unfinished
 from finetune_operator.decide.effects import ConfirmGone, Decision, Effect, SetStatus
@@ -34,7 +35,7 @@ def attempt_failed(world: World, failure: Failure) -> Decision:
         books=books,
         failed=verdict.failed,
         out_of_memory=verdict.out_of_memory,
-        failure=failure.to_status() | ({"log": log} if log else {}),
+        failure=failure.to_status(log),
     )
     confirm = () if world.rayjob else (ConfirmGone(child_name(world.job.name, world.attempt)),)
     said = f"Attempt {world.attempt} failed: {failure.message}"
@@ -45,7 +46,7 @@ def attempt_failed(world: World, failure: Failure) -> Decision:
     retrying = Fact(False, "Retrying", message)
     picture = replace(
         picture,
-        phase="Pending",
+        phase=Phase.PENDING,
         next_attempt=world.now + verdict.pause,
         facts=open_facts(world, retrying, hangs=said if failure.cls == FailureClass.HANG else ""),
     )
@@ -71,7 +72,7 @@ def taken_back(world: World) -> Decision:
     message = f"A queue took back the pods of attempt {world.attempt}: attempt {world.attempt + 1} waits for admission."
     picture = replace(
         as_before(world),
-        phase="Pending",
+        phase=Phase.PENDING,
         next_attempt=world.now,
         facts=open_facts(world, Fact(False, "Preempted", message)),
     )
@@ -85,7 +86,7 @@ def suspended(world: World) -> Decision:
     before = as_before(world)
     picture = replace(
         before,
-        phase="Suspended",
+        phase=Phase.SUSPENDED,
         start=None,
         next_attempt=None,
         books=after_the_last(world, before.books, world.now) if gone else before.books,
@@ -100,24 +101,24 @@ def complete(world: World, rayjob: RayJobView) -> Decision:
     before = as_before(world)
     picture = replace(
         before,
-        phase="Succeeded",
+        phase=Phase.SUCCEEDED,
         start=world.status.start or rayjob.created,
         completion=world.now,
         next_attempt=None,
-        books=closed(world, before.books, Ending("", "Succeeded", "", _end(world))),
+        books=closed(world, before.books, Ending("", SUCCEEDED, "", _end(world))),
         facts={
-            "Accepted": ACCEPTED,
-            "Training": Fact(False, "Complete", message),
-            "Complete": Fact(True, "Succeeded", message),
+            ConditionType.ACCEPTED: ACCEPTED,
+            ConditionType.TRAINING: Fact(False, "Complete", message),
+            ConditionType.COMPLETE: Fact(True, SUCCEEDED, message),
         },
     )
-    return decision(world, picture, after=unfinished(world), revisit_after=world.job.ttl_seconds_after_finished)
+    return decision(world, picture, after=unfinished(world), revisit_after=world.spec.ttl_seconds_after_finished)
 
 
 def failed(world: World, reason: str, message: str, *, accepted: Fact | None = None) -> Decision:
     """The job cannot go on, whatever its attempt does."""
     before, status = as_before(world), world.status
-    if world.attempt == status.attempt and (status.next_attempt or status.holds("Suspended")):
+    if world.attempt == world.told and (status.next_attempt or status.holds(ConditionType.SUSPENDED)):
         books = after_the_last(world, before.books, world.now)
     else:
         books = closed(world, before.books, Ending("", reason, message, world.now))
@@ -136,17 +137,17 @@ def _failed(
 ) -> Decision:
     picture = replace(
         picture,
-        phase="Failed",
+        phase=Phase.FAILED,
         completion=world.now,
         next_attempt=None,
         facts={
-            "Accepted": accepted or ACCEPTED,
-            "Training": Fact(False, reason, message),
-            "Stalled": Fact(True, reason, message),
-            "Failed": Fact(True, reason, message),
+            ConditionType.ACCEPTED: accepted or ACCEPTED,
+            ConditionType.TRAINING: Fact(False, reason, message),
+            ConditionType.STALLED: Fact(True, reason, message),
+            ConditionType.FAILED: Fact(True, reason, message),
         },
     )
-    ttl = world.job.ttl_seconds_after_finished
+    ttl = world.spec.ttl_seconds_after_finished
     return decision(
         world, picture, before=before, warn=(reason, warning or message), after=unfinished(world), revisit_after=ttl
     )
@@ -155,10 +156,10 @@ def _failed(
 def after_the_end(world: World) -> Decision:
     """Free what is left of an attempt that was cut short; delete the children when their time has come. The job itself
     stays as it is, and never runs again: of a changed spec its status says that it was read, for those who wait for that."""
-    read = {name: value for name, value in world.status.body.items() if name != "run"}
+    read = {name: value for name, value in world.written.items() if name != "run"}
     read["observedGeneration"] = world.job.generation
-    told = () if is_written(world.status, read) else (SetStatus(read),)
-    ttl, end = world.job.ttl_seconds_after_finished, world.status.completion
+    told = () if is_written(world, read) else (SetStatus(read),)
+    ttl, end = world.spec.ttl_seconds_after_finished, world.status.completion
     left = None if ttl is None or end is None else end + ttl - world.now
     if left is not None and left <= 0:
         return Decision((*told, *delete(world.rayjobs)))

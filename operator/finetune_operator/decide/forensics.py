@@ -21,7 +21,7 @@ _IN_KUBERAY = re.compile(r"last available logs[^\n]*:\n(.*)", re.DOTALL)
 
 def question(world: World, failure: Failure) -> LogOf | None:
     """The log of the container that explains the failure; nothing if there is a word, no such pod, or the log was read."""
-    if world.log is not None or not failure.log or world.status.run.get("failure"):
+    if world.log is not None or not failure.log or _said(world):
         return None
     if failure.log == "pod":
         return LogOf(failure.pod or "", failure.container)
@@ -31,10 +31,15 @@ def question(world: World, failure: Failure) -> LogOf | None:
 
 def log_of(world: World, failure: Failure) -> str:
     """What was read, or else what KubeRay had read; empty if the driver has said why."""
-    if not failure.log or world.status.run.get("failure"):
+    if not failure.log or _said(world):
         return ""
     found = _IN_KUBERAY.search(world.rayjob.message) if world.rayjob else None
     return end_of(world.log or "") or end_of(found[1] if found else "")
+
+
+def _said(world: World) -> bool:
+    """The driver has left word."""
+    return world.run is not None and world.run.failure is not None
 
 
 def end_of(text: str) -> str:

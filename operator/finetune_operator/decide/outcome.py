@@ -17,15 +17,15 @@ import re
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
+from finetune_operator.api.status import LastFailure
 from finetune_operator.decide import causes
 from finetune_operator.decide.causes import Cause
 from finetune_operator.names import HEAD, SUBMITTER, WORKER
 from finetune_operator.observe.views import Ended, PodView, RayJobView
 from finetune_operator.observe.world import LOST_AFTER, World
 from finetune_training.contract.failure import EXIT_CODES, FailureClass, Reason
-from finetune_training.contract.run import MESSAGE_MAX
+from finetune_training.contract.run import MESSAGE_MAX, RunStage
 
 LAST_WORD_WITHIN = 20.0
 """Seconds that KubeRay gets to see that the submitter, or the head, has ended. Before its cluster is `ready` it never does."""
@@ -55,17 +55,17 @@ class Failure:
         """No other attempt can help."""
         return self.last or self.cls in FINAL
 
-    def to_status(self) -> dict[str, Any]:
-        """As `status.failure`."""
-        fields = {
-            "class": self.cls,
-            "reason": self.reason,
-            "message": self.message[:MESSAGE_MAX],
-            "pod": self.pod,
-            "node": self.node,
-            "rank": self.rank,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
+    def to_status(self, log: str = "") -> LastFailure:
+        """As `status.failure`, with the end of a log."""
+        return LastFailure(
+            class_=self.cls,
+            reason=self.reason,
+            message=self.message[:MESSAGE_MAX],
+            pod=self.pod,
+            node=self.node,
+            rank=self.rank,
+            log=log or None,
+        )
 
 
 class Succeeded:
@@ -91,7 +91,7 @@ def outcome(world: World, rayjob: RayJobView | None) -> Outcome:
 def _unnoticed(world: World, rayjob: RayJobView) -> Outcome:
     """What KubeRay does not see. It looks at the job's end only once its cluster was ready: a driver that fails early leaves
     the RayJob Initializing for ever. And of a worker that is lost it makes another one, which would be killed as well."""
-    done, submitter = world.status.run.get("stage") == "Succeeded", _ended_head(world, SUBMITTER)
+    done, submitter = world.stage == RunStage.SUCCEEDED, _ended_head(world, SUBMITTER)
     if submitter and submitter.exit_code == 0 and done:
         return Succeeded()
     # Where it ended well, KubeRay is only slow: it does look.
@@ -124,7 +124,7 @@ def _explained(world: World, rayjob: RayJobView) -> Failure | None:
         return killed
     driver = _of_the_driver(world)
     told = driver is not None and driver.cls == FailureClass.PREEMPTED
-    if driver and not told and world.status.run["failure"]["reason"] not in causes.SYMPTOMS:
+    if driver and not told and driver.reason not in causes.SYMPTOMS:
         return driver
     if taken := _of_a_disruption(world, f" {driver.message}" if driver and told else ""):
         return taken
@@ -135,7 +135,7 @@ def _of_memory(world: World, container: str = "") -> Failure | None:
     """Of any container, or of those of this name."""
     for pod, ended in _ended(world):
         if ended.reason == "OOMKilled" and container in ("", ended.container):
-            peak = (world.status.run.get("memory") or {}).get("peakBytes")
+            peak = world.run.memory.peak_bytes if world.run and world.run.memory else None
             return _row(
                 causes.MEMORY.get(ended.container, causes.MEMORY[""]),
                 pod,
@@ -147,15 +147,14 @@ def _of_memory(world: World, container: str = "") -> Failure | None:
 
 
 def _of_the_driver(world: World) -> Failure | None:
-    said = world.status.run.get("failure")
+    said = world.run.failure if world.run else None
     if not said:
         return None
-    if said["reason"] == Reason.ATTEMPT_CLAIMED:
+    if said.reason == Reason.ATTEMPT_CLAIMED:
         return _row(causes.HEAD_REPLACED)
-    cls, reason = said["class"], said["reason"]
     return Failure(
-        cls, reason, said.get("message", ""), rank=said.get("rank"),
-        last=cls == FailureClass.OUT_OF_MEMORY, repeats=reason not in causes.OUTSIDE,
+        said.class_, said.reason, said.message, rank=said.rank,
+        last=said.class_ == FailureClass.OUT_OF_MEMORY, repeats=said.reason not in causes.OUTSIDE,
     )  # fmt: skip
 
 

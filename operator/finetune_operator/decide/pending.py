@@ -7,12 +7,13 @@ made, then images and Secrets that are missing, then room. Nobody should have to
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from finetune_operator.observe.views import PodView, RayJobView, Waiting, seconds
+from finetune_operator.api.status import CurrentAttempt, Phase
+from finetune_operator.observe.views import PodView, RayJobView, Waiting
 from finetune_operator.observe.world import World
+from finetune_training.contract.moment import seconds
 
 TAKEN_UP_WITHIN = 180.0
 """Seconds in which a KubeRay that runs has written into a new RayJob's status: it takes up one at a time by default."""
@@ -27,7 +28,7 @@ _NO_ACCOUNT = re.compile(r'serviceaccount "([^"]+)" not found')
 class Waits:
     """`reason` is one word for programs, `message` is for people."""
 
-    phase: str
+    phase: Phase
     reason: str
     message: str
 
@@ -55,12 +56,11 @@ def _wanted(world: World, rayjob: RayJobView) -> list[PodView]:
     return [each for each in world.pods if each.attempt == rayjob.attempt and not each.deleting]
 
 
-def pending_left(world: World, current: Mapping[str, Any] | None) -> float | None:
+def pending_left(world: World, current: CurrentAttempt | None) -> float | None:
     """Seconds of spec.pendingDeadlineSeconds that are left to the attempt. None: there is no deadline, a queue holds the pods,
     or all of them run or have run."""
-    times = current or {}
-    limit, began = world.job.pending_deadline_seconds, seconds(times.get("waitingSince"))
-    if limit is None or began is None or "runningTime" in times or world.all_run:
+    limit, began = world.spec.pending_deadline_seconds, seconds(current.waiting_since) if current else None
+    if limit is None or began is None or (current and current.running_time) or world.all_run:
         return None
     return began + limit - world.now
 
@@ -68,38 +68,40 @@ def pending_left(world: World, current: Mapping[str, Any] | None) -> float | Non
 def _refused(rayjob: RayJobView) -> Waits | None:
     if rayjob.suspend:
         return Waits(
-            "Pending", "Queued", f"RayJob {rayjob.name} is held back by a queue (Kueue): it starts when it is admitted."
+            Phase.PENDING,
+            "Queued",
+            f"RayJob {rayjob.name} is held back by a queue (Kueue): it starts when it is admitted.",
         )
     if not rayjob.problem:
         return None
     problem = rayjob.problem.strip().rstrip(".")
     if "exceeded quota" in problem:
         return Waits(
-            "Pending", "QuotaExceeded",
+            Phase.PENDING, "QuotaExceeded",
             f"The namespace's quota is used up: {problem}. Ask for less, wait for other jobs to end, or have the quota raised.",
         )  # fmt: skip
     if found := _NO_ACCOUNT.search(problem):
         return Waits(
-            "Pending", "ServiceAccountMissing",
+            Phase.PENDING, "ServiceAccountMissing",
             f"There is no ServiceAccount {found[1]} in namespace {rayjob.namespace}: create it, or use a new job without "
             "spec.serviceAccountName.",
         )  # fmt: skip
     if "violates PodSecurity" in problem:
         return Waits(
-            "Pending", "PodsRefused",
+            Phase.PENDING, "PodsRefused",
             f"The namespace takes no such pods: {problem}. KubeRay's submitter cannot be restricted: have the namespace enforce "
             "`baseline` (label pod-security.kubernetes.io/enforce).",
         )  # fmt: skip
-    return Waits("Pending", "PodsRefused", f"The pods cannot be made: {problem}.")
+    return Waits(Phase.PENDING, "PodsRefused", f"The pods cannot be made: {problem}.")
 
 
 def _cannot_start(pods: Sequence[PodView]) -> Waits | None:
     for pod in pods:
         for waiting in pod.waiting:
             if waiting.reason in _IMAGE:
-                return Waits("Provisioning", "ImagePull", _image(pod, waiting))
+                return Waits(Phase.PROVISIONING, "ImagePull", _image(pod, waiting))
             if waiting.reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
-                return Waits("Provisioning", *_config(pod, waiting))
+                return Waits(Phase.PROVISIONING, *_config(pod, waiting))
     return None
 
 
@@ -141,7 +143,7 @@ def _no_room(pods: Sequence[PodView]) -> Waits | None:
         else "Wait for room in the pool, or ask for less in a new job (resources.workers, gpusPerWorker, worker)."
     )
     return Waits(
-        "Pending", "Unschedulable",
+        Phase.PENDING, "Unschedulable",
         f"{len(stuck)} of {len(pods)} pods find no node, {stuck[0].name} because {_of_nodes(stuck[0].unschedulable)} {remedy}",
     )  # fmt: skip
 
@@ -155,7 +157,7 @@ def _not_taken_up(world: World, rayjob: RayJobView) -> Waits | None:
     if rayjob.deployment_status or world.now - rayjob.created < TAKEN_UP_WITHIN:
         return None
     return Waits(
-        "Pending", "KubeRayNotResponding",
+        Phase.PENDING, "KubeRayNotResponding",
         f"KubeRay has not taken up RayJob {rayjob.name}: check that its operator runs and watches namespace {rayjob.namespace}.",
     )  # fmt: skip
 
@@ -163,8 +165,8 @@ def _not_taken_up(world: World, rayjob: RayJobView) -> Waits | None:
 def _on_the_way(pods: Sequence[PodView], world: World) -> Waits:
     """KubeRay makes the head first: as long as pods are missing, those that are there say nothing of the others."""
     if len(pods) <= world.workers or not all(pod.scheduled for pod in pods):
-        return Waits("Pending", "WaitingForPods", "The pods are being made and given their nodes.")
-    return Waits("Provisioning", "StartingRay", "The pods have their nodes; images are pulled and Ray starts.")
+        return Waits(Phase.PENDING, "WaitingForPods", "The pods are being made and given their nodes.")
+    return Waits(Phase.PROVISIONING, "StartingRay", "The pods have their nodes; images are pulled and Ray starts.")
 
 
 def _sentence(text: str) -> str:

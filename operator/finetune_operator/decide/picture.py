@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from finetune_operator.api.status import Condition, ConditionType, FineTuneJobStatus, LastFailure, Phase
 from finetune_operator.decide.books import Books, books
 from finetune_operator.names import child_name
-from finetune_operator.observe.views import timestamp
-from finetune_operator.observe.world import Status, World
+from finetune_operator.observe.world import World
+from finetune_training.contract.failure import FailureClass
+from finetune_training.contract.moment import timestamp
+from finetune_training.contract.run import MemoryStatus, RunStage
 
 Json = Mapping[str, Any]
 _MESSAGE_MAX = 2048
@@ -41,95 +44,95 @@ class Picture:
     start: float | None = None
     completion: float | None = None
     next_attempt: float | None = None
-    failure: Json | None = None
+    failure: LastFailure | None = None
     books: Books = field(default_factory=Books)
-    memory: Json | None = None
+    memory: MemoryStatus | None = None
 
 
-ORDER: Final = ("Accepted", "Reconciling", "Training", "Suspended", "Stalled", "Complete", "Failed")
-"""Of the conditions, in `kubectl describe`."""
-
-
-_TRAINS = ("Training", "Evaluating", "Exporting", "Succeeded")
+_TRAINS: Final = (RunStage.TRAINING, RunStage.EVALUATING, RunStage.EXPORTING, RunStage.SUCCEEDED)
 ACCEPTED: Final = Fact(True, "Valid")
 
 
 def as_before(world: World) -> Picture:
     """What the status says already."""
     status, attempt = world.status, world.attempt
-    conditions = status.body.get("conditions") or ()
     return Picture(
-        phase=status.phase or "Pending",
-        facts={each["type"]: Fact(each["status"] == "True", each["reason"], each["message"]) for each in conditions},
+        phase=status.phase or Phase.PENDING,
+        facts={each.type: Fact(each.status == "True", each.reason, each.message) for each in status.conditions or ()},
         attempt=attempt,
-        failed=status.failed,
-        out_of_memory=status.out_of_memory,
+        failed=status.failed or 0,
+        out_of_memory=status.out_of_memory or 0,
         ray_job_name=child_name(world.job.name, attempt) if attempt else "",
         start=status.start,
         completion=status.completion,
         next_attempt=status.next_attempt,
-        failure=status.body.get("failure"),
+        failure=status.failure,
         books=books(world),
-        memory=status.body.get("memory"),
+        memory=status.memory,
     )
 
 
 def open_facts(world: World, training: Fact, *, suspended: Fact | None = None, hangs: str = "") -> dict[str, Fact]:
     """The conditions of a job that has not ended. `hangs`: an attempt has ended because it hung; that is so until the next
     one trains."""
-    facts = {"Accepted": ACCEPTED, "Reconciling": Fact(True, "Progressing"), "Training": training}
+    status = world.status
+    facts: dict[str, Fact] = {
+        ConditionType.ACCEPTED: ACCEPTED,
+        ConditionType.RECONCILING: Fact(True, "Progressing"),
+        ConditionType.TRAINING: training,
+    }
     if suspended:
-        facts["Suspended"] = suspended
-    elif world.status.condition("Suspended"):
-        facts["Suspended"] = Fact(False, "Resumed", "The job was resumed.")
-    if hangs or (world.status.holds("Stalled") and world.status.run.get("stage") not in _TRAINS):
-        facts["Stalled"] = Fact(True, "Hang", hangs or world.status.condition("Stalled")["message"])
+        facts[ConditionType.SUSPENDED] = suspended
+    elif status.condition(ConditionType.SUSPENDED):
+        facts[ConditionType.SUSPENDED] = Fact(False, "Resumed", "The job was resumed.")
+    stalled = status.condition(ConditionType.STALLED)
+    if hangs or (stalled and stalled.status == "True" and world.stage not in _TRAINS):
+        facts[ConditionType.STALLED] = Fact(True, FailureClass.HANG, hangs or (stalled.message if stalled else ""))
     return facts
 
 
-def render_status(old: Status, picture: Picture, *, generation: int, now: float) -> dict[str, Any]:
+def render_status(old: FineTuneJobStatus, picture: Picture, *, generation: int, now: float) -> FineTuneJobStatus:
     """`status` but for `run`."""
-    conditions = [
-        _condition(old.condition(kind), kind, picture.facts[kind], generation, now)
-        for kind in ORDER
-        if kind in picture.facts
-    ]
-    fields = {
-        "observedGeneration": generation,
-        "phase": picture.phase,
-        "attempt": picture.attempt or None,
-        "failed": picture.failed or None,
-        "outOfMemory": picture.out_of_memory or None,
-        "nextAttemptTime": _time(picture.next_attempt),
-        "rayJobName": picture.ray_job_name or None,
-        "startTime": _time(picture.start),
-        "completionTime": _time(picture.completion),
-        "conditions": conditions,
-        "failure": picture.failure,
-        "current": picture.books.current,
-        "attempts": list(picture.books.attempts) or None,
-        "usage": picture.books.usage,
-        "memory": picture.memory,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+    return FineTuneJobStatus(
+        observed_generation=generation,
+        phase=picture.phase,
+        attempt=picture.attempt or None,
+        failed=picture.failed or None,
+        out_of_memory=picture.out_of_memory or None,
+        next_attempt_time=_time(picture.next_attempt),
+        ray_job_name=picture.ray_job_name or None,
+        start_time=_time(picture.start),
+        completion_time=_time(picture.completion),
+        conditions=[
+            _condition(old.condition(kind), kind, picture.facts[kind], generation, now)
+            for kind in ConditionType
+            if kind in picture.facts
+        ],
+        failure=picture.failure,
+        current=picture.books.current,
+        attempts=list(picture.books.attempts) or None,
+        usage=picture.books.usage,
+        memory=picture.memory,
+    )
 
 
-def is_written(old: Status, status: Json) -> bool:
-    """Whether the API server has `status` already."""
-    return {name: value for name, value in old.body.items() if name != "run"} == status
+def is_written(world: World, status: Json) -> bool:
+    """Whether the API server has `status` already, word for word: what a newer operator has written and this one does not know
+    would else be lost with the next change."""
+    return {name: value for name, value in world.written.items() if name != "run"} == status
 
 
-def _condition(old: Json, kind: str, fact: Fact, generation: int, now: float) -> dict[str, Any]:
+def _condition(old: Condition | None, kind: ConditionType, fact: Fact, generation: int, now: float) -> Condition:
     holds = "True" if fact.holds else "False"
-    same = old.get("status") == holds
-    return {
-        "type": kind,
-        "status": holds,
-        "reason": fact.reason,
-        "message": fact.message[:_MESSAGE_MAX],
-        "lastTransitionTime": old["lastTransitionTime"] if same else _time(now),
-        "observedGeneration": generation,
-    }
+    since = old.last_transition_time if old and old.status == holds else ""
+    return Condition(
+        type=kind,
+        status=holds,
+        reason=fact.reason,
+        message=fact.message[:_MESSAGE_MAX],
+        last_transition_time=since or timestamp(now),
+        observed_generation=generation,
+    )
 
 
 def _time(moment: float | None) -> str | None:

@@ -6,8 +6,11 @@ not matter what the operator missed while it was down. Deciding again after the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
+from finetune_operator.api.status import ConditionType, Phase
 from finetune_operator.decide.books import after_the_last, begun, logs_of, stored, watched
 from finetune_operator.decide.decision import decision, delete, unchanged
 from finetune_operator.decide.effects import Decision, Effect, ForgetPod, Start
@@ -20,36 +23,42 @@ from finetune_operator.names import HEAD, SUBMITTER, child_name
 from finetune_operator.observe.views import RayJobView
 from finetune_operator.observe.world import LOST_AFTER, World
 from finetune_operator.settings import Platform
+from finetune_training.contract.run import RunStage
 
 _LOOK_AGAIN = 5.0
 """Seconds until an attempt whose driver has ended is looked at again: of what KubeRay does not see there is no event."""
-_STAGES = {"Training": "Training", "Evaluating": "Evaluating", "Exporting": "Exporting", "Succeeded": "Exporting"}
+_STAGES: Final[Mapping[str, Phase]] = {
+    RunStage.TRAINING: Phase.TRAINING,
+    RunStage.EVALUATING: Phase.EVALUATING,
+    RunStage.EXPORTING: Phase.EXPORTING,
+    RunStage.SUCCEEDED: Phase.EXPORTING,
+}
 
 
 def decide(world: World, platform: Platform) -> Decision:
     """The whole life of a job, in the order in which the questions matter."""
-    job, status = world.job, world.status
-    if job.deleting:
+    spec, status = world.spec, world.status
+    if world.job.deleting:
         return Decision()
     if status.ended:
         return after_the_end(world)
-    rayjob = world.rayjob
-    if rayjob and isinstance(outcome(world, rayjob), Succeeded):  # whatever has come to pass since then
+    rayjob, end = world.rayjob, outcome(world, world.rayjob)
+    if rayjob and isinstance(end, Succeeded):  # whatever has come to pass since then
         return complete(world, rayjob)
-    if job.suspend:
+    if spec.suspend:
         return suspended(world)
     if world.seconds_left is not None and world.seconds_left <= 0:
         return failed(
-            world, "DeadlineExceeded", f"The job ran for {job.active_deadline_seconds} s: spec.activeDeadlineSeconds."
+            world, "DeadlineExceeded", f"The job ran for {spec.active_deadline_seconds} s: spec.activeDeadlineSeconds."
         )
-    if rayjob and status.attempt < world.attempt:  # begun by an operator that ended before it could say so
+    if rayjob and world.told < world.attempt:  # begun by an operator that ended before it could say so
         return _start(world, platform, world.attempt)
-    if not world.attempt or status.next_attempt or status.holds("Suspended"):
+    if not world.attempt or status.next_attempt or status.holds(ConditionType.SUSPENDED):
         return _next_attempt(world, platform)
-    if rayjob and rayjob.suspend and status.run:
+    if rayjob and rayjob.suspend and world.run:
         return taken_back(world)
-    if isinstance(failure := outcome(world, rayjob), Failure):
-        return attempt_failed(world, failure)
+    if isinstance(end, Failure):
+        return attempt_failed(world, end)
     assert rayjob  # without one the attempt has failed
     return _running(world, rayjob)
 
@@ -77,7 +86,7 @@ def _start(world: World, platform: Platform, attempt: int) -> Decision:
     books = before.books if attempt == world.attempt else after_the_last(world, before.books, world.now)
     picture = replace(
         before,
-        phase="Pending",
+        phase=Phase.PENDING,
         attempt=attempt,
         ray_job_name=child_name(world.job.name, attempt),
         start=before.start or world.now,
@@ -85,22 +94,23 @@ def _start(world: World, platform: Platform, attempt: int) -> Decision:
         books=begun(world, books, attempt, logs_of(planned, attempt)),
         facts=open_facts(world, Fact(False, "WaitingForPods", "The pods are being made and given their nodes.")),
     )
-    return decision(world, picture, before=(Start(planned, attempt, world.status.out_of_memory),))
+    return decision(world, picture, before=(Start(planned, attempt, world.status.out_of_memory or 0),))
 
 
 # ── an attempt runs ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _running(world: World, rayjob: RayJobView) -> Decision:
-    stage, run = str(world.status.run.get("stage", "")), world.status.run
+    stage, run = world.stage, world.run
     leftovers: tuple[Effect, ...] = delete(each for each in world.rayjobs if each.attempt < rayjob.attempt)
     leftovers += tuple(ForgetPod(each.name, each.uid) for each in world.pods_lost)
     runs, left = not rayjob.suspend and (rayjob.deployment_status == "Running" or stage in _STAGES), None
     before = as_before(world)
     books = watched(world, rayjob, before.books, runs=runs)
     if runs:
-        phase = _STAGES.get(stage) or (world.status.phase if stage == "Failed" else "Preparing")
-        resumed = f" It goes on from step {run['resumedFromStep']}." if "resumedFromStep" in run else ""
+        last = world.status.phase if stage == RunStage.FAILED else None
+        phase: str = _STAGES.get(stage) or last or Phase.PREPARING
+        resumed = f" It goes on from step {run.resumed_from_step}." if run and run.resumed_from_step is not None else ""
         lacks = f" A worker is being replaced. {why}" if (why := why_not_whole(world, rayjob)) else ""
         training = Fact(True, phase, f"Attempt {rayjob.attempt} is running.{resumed}{lacks}")
     else:
@@ -127,7 +137,7 @@ def _unseen(world: World, rayjob: RayJobView) -> float | None:
 
 
 def _waited_too_long(world: World, why: str) -> Decision:
-    limit = world.job.pending_deadline_seconds
+    limit = world.spec.pending_deadline_seconds
     said = f"Attempt {world.attempt or 1} did not get all its pods within {limit} s: spec.pendingDeadlineSeconds. {why}"
     return failed(world, "PendingDeadlineExceeded", said)
 
@@ -136,20 +146,21 @@ def refused(world: World, reason: str, message: str, *, final: bool) -> Decision
     """The API server did not let the attempt begin: the job waits while it is tried again, or has failed."""
     if final:
         return failed(world, reason, message)
-    status, limit = world.status, world.job.pending_deadline_seconds
-    since = status.next_attempt or (None if status.attempt and not status.holds("Suspended") else status.start)
+    status, limit = world.status, world.spec.pending_deadline_seconds
+    held = status.holds(ConditionType.SUSPENDED)
+    since = status.next_attempt or (None if world.told and not held else status.start)
     if limit is not None and since is not None and world.now >= since + limit:
         return _waited_too_long(world, message)
     # Still suspended, to the next look: otherwise the attempt that was taken away would be one that got lost.
-    resuming = Fact(True, "Resuming", message) if status.holds("Suspended") else None
+    resuming = Fact(True, "Resuming", message) if held else None
     picture = replace(
         as_before(world),
-        phase="Pending",
+        phase=Phase.PENDING,
         books=stored(world),
         facts=open_facts(world, Fact(False, reason, message), suspended=resuming),
         # Its RayJob may be there: the attempt has begun only when all that it needs is there, too.
-        attempt=status.attempt,
-        ray_job_name=str(status.body.get("rayJobName") or ""),
+        attempt=world.told,
+        ray_job_name=status.ray_job_name or "",
         start=status.start or world.now,
     )
     return decision(world, picture)

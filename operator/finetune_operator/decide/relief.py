@@ -6,46 +6,42 @@ In: `status.run.memory`, which the driver writes, and `status.memory`, which the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from finetune_operator.observe.world import World
-
-Json = Mapping[str, Any]
+from finetune_training.contract.run import MemoryStatus
 
 _WORDS = {
-    "microBatchSize": "micro batch",
-    "gradientCheckpointing": "gradient checkpointing",
+    "micro_batch_size": "micro batch",
+    "gradient_checkpointing": "gradient checkpointing",
     "offload": "offload",
     "stage": "ZeRO stage",
 }
 
 
-def relieved(world: World) -> tuple[Json, str] | None:
+def relieved(world: World) -> tuple[MemoryStatus, str] | None:
     """None: nothing that has not been said."""
-    run: Json = world.status.run.get("memory") or {}
-    before: Json = world.status.body.get("memory") or _as_asked_for(world)
-    if int(run.get("rung", 0)) <= before["rung"]:
+    run = world.run.memory if world.run else None
+    before = world.status.memory or _as_asked_for(world)
+    if run is None or run.rung <= before.rung:
         return None
-    now = {name: value for name, value in run.items() if name != "peakBytes"}
+    now = MemoryStatus.model_validate(run.model_dump(exclude={"peak_bytes"}))
     changed = [
-        f"{words} {_word(before.get(name))} → {_word(now.get(name))}"
+        f"{words} {_word(getattr(before, name))} → {_word(getattr(now, name))}"
         for name, words in _WORDS.items()
-        if before.get(name) != now.get(name)
+        if getattr(before, name) != getattr(now, name)
     ]
-    what = ", ".join(changed) or f"rung {before['rung']} → {now['rung']}"
+    what = ", ".join(changed) or f"rung {before.rung} → {now.rung}"
     return now, f"The run does not fit into memory and goes on with less: {what}. The global batch is the same."
 
 
-def _as_asked_for(world: World) -> Json:
-    training, deepspeed = world.spec.get("training", {}), world.spec.get("deepspeed", {})
-    return {
-        "rung": 0,
-        "microBatchSize": training.get("microBatchSize"),
-        "gradientCheckpointing": training.get("gradientCheckpointing"),
-        "offload": deepspeed.get("offload"),
-        "stage": deepspeed.get("stage"),
-    }
+def _as_asked_for(world: World) -> MemoryStatus:
+    training, deepspeed = world.spec.training, world.spec.deepspeed
+    return MemoryStatus(
+        rung=0,
+        micro_batch_size=training.micro_batch_size,
+        gradient_checkpointing=training.gradient_checkpointing,
+        offload=deepspeed.offload,
+        stage=deepspeed.stage,
+    )
 
 
 def _word(value: object) -> str:

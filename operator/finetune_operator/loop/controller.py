@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from finetune_operator.act.apiserver import ApiError, Cluster
 from finetune_operator.act.execute import Executor, Refused, Stale
+from finetune_operator.api.reading import read
+from finetune_operator.api.status import ConditionType, FineTuneJobStatus
 from finetune_operator.decide.effects import Announce, Decision, SetStatus, Start
 from finetune_operator.decide.reconcile import decide, refused
 from finetune_operator.loop.kinds import KINDS, Kind
 from finetune_operator.loop.metrics import Metrics
 from finetune_operator.loop.workqueue import WorkQueue
 from finetune_operator.observe.store import Store
-from finetune_operator.observe.views import JobView, RayJobView, View
-from finetune_operator.observe.world import Status, World, look
+from finetune_operator.observe.views import JobView, RayJobView, View, compact
+from finetune_operator.observe.world import World, look
 from finetune_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -181,21 +181,22 @@ class Controller:
 
     def _tell(self, world: World, effect: SetStatus) -> None:
         """The log's line for each change of a job's status."""
-        training = next(each for each in effect.status["conditions"] if each["type"] == "Training")
-        self._metrics.saw(replace(world.job, phase=effect.status["phase"]))
-        extra = _extra(world.job.key) | {"attempt": effect.status.get("attempt"), "reason": training.get("reason")}
-        logger.info("%s: %s: %s", world.job.key, effect.status["phase"], training.get("message"), extra=extra)
-        if end := attempt_end(world.status, effect.status):
+        before, after = world.status, read(FineTuneJobStatus, compact(effect.status))
+        training = after.condition(ConditionType.TRAINING)
+        reason, message = (training.reason, training.message) if training else ("", "")
+        self._metrics.saw(replace(world.job, phase=after.phase or ""))
+        extra = _extra(world.job.key) | {"attempt": after.attempt, "reason": reason}
+        logger.info("%s: %s: %s", world.job.key, after.phase, message, extra=extra)
+        if end := attempt_end(before, after):
             self._metrics.attempts.labels(end).inc()
-        self._metrics.used(world.status.body.get("usage") or {}, effect.status.get("usage") or {})
+        self._metrics.used(before.usage, after.usage)
 
 
-def attempt_end(before: Status, status: Mapping[str, Any]) -> str:
+def attempt_end(before: FineTuneJobStatus, after: FineTuneJobStatus) -> str:
     """How an attempt has ended with this status: its failure's class, or the reason if it did not fail. Empty: none has."""
-    attempts = status.get("attempts") or ()
-    if not attempts or (before.attempts and before.attempts[-1]["attempt"] == attempts[-1]["attempt"]):
+    if not after.attempts or (before.attempts and before.attempts[-1].attempt == after.attempts[-1].attempt):
         return ""
-    return str(attempts[-1]["class"] or attempts[-1]["reason"])
+    return after.attempts[-1].class_ or after.attempts[-1].reason
 
 
 def _extra(key: str) -> dict[str, object]:

@@ -6,9 +6,8 @@ In: what the controller does. Out: `/metrics`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,14 +19,12 @@ from prometheus_client import (
     start_http_server,
 )
 
-from finetune_operator.decide.usage import KINDS
+from finetune_operator.api.status import Phase, UsageStatus
+from finetune_operator.decide.usage import KINDS, seconds_of
 from finetune_operator.loop.workqueue import WorkQueue
 from finetune_operator.observe.store import Store
 from finetune_operator.observe.views import JobView
 
-PHASES = (
-    "Pending", "Provisioning", "Preparing", "Training", "Evaluating", "Exporting", "Suspended", "Succeeded", "Failed",
-)  # fmt: skip
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -41,7 +38,7 @@ class Metrics:
         self._clock = clock
         self._phases: dict[str, tuple[str, float]] = {}
         jobs = Gauge("finetune_jobs", "FineTuneJobs by phase.", ["phase"], registry=self.registry)
-        for phase in PHASES:
+        for phase in Phase:
             jobs.labels(phase).set_function(partial(store.phases.__getitem__, phase))
         depth = Gauge("finetune_queue_depth", "Jobs that wait to be looked at.", registry=self.registry)
         depth.set_function(lambda: len(queue))
@@ -93,11 +90,13 @@ class Metrics:
         self._reconciles.labels("error" if failed else "ok").inc()
         self._latency.observe(seconds)
 
-    def used(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    def used(self, before: UsageStatus | None, after: UsageStatus | None) -> None:
         """A job's `status.usage` has grown."""
+        if after is None:
+            return
         for kind in KINDS:
-            self._seconds.labels(kind).inc(max(0, after.get(f"{kind}Seconds", 0) - before.get(f"{kind}Seconds", 0)))
-        self._gpu_seconds.inc(max(0, after.get("gpuSeconds", 0) - before.get("gpuSeconds", 0)))
+            self._seconds.labels(kind).inc(max(0, seconds_of(after, kind) - seconds_of(before, kind)))
+        self._gpu_seconds.inc(max(0, after.gpu_seconds - (before.gpu_seconds if before else 0)))
 
     def saw(self, job: JobView) -> None:
         """A job is in its phase."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from finetune_operator import names
+from finetune_training.contract.moment import seconds
 
 Object = Mapping[str, Any]
 _encoded = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
@@ -28,11 +28,6 @@ class JobView:
     version: int
     generation: int
     deleting: bool
-    suspend: bool
-    backoff_limit: int
-    active_deadline_seconds: int | None
-    pending_deadline_seconds: int | None
-    ttl_seconds_after_finished: int | None
     phase: str
     spec: bytes
     status: bytes
@@ -135,7 +130,7 @@ View = JobView | RayJobView | PodView
 
 
 def view_job(body: Object) -> JobView:
-    """A FineTuneJob as the API server has it: defaults are filled in."""
+    """A FineTuneJob."""
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     return JobView(
         namespace=metadata["namespace"],
@@ -144,11 +139,6 @@ def view_job(body: Object) -> JobView:
         version=int(metadata["resourceVersion"]),
         generation=metadata.get("generation", 1),
         deleting="deletionTimestamp" in metadata,
-        suspend=bool(spec.get("suspend")),
-        backoff_limit=int(spec.get("backoffLimit", 0)),
-        active_deadline_seconds=spec.get("activeDeadlineSeconds"),
-        pending_deadline_seconds=spec.get("pendingDeadlineSeconds"),
-        ttl_seconds_after_finished=spec.get("ttlSecondsAfterFinished"),
         phase=status.get("phase", ""),
         spec=compact(spec),
         status=compact(status),
@@ -217,16 +207,6 @@ def view_pod(body: Object) -> PodView:
 def compact(value: Any) -> bytes:
     """JSON without spaces."""
     return _encoded(value).encode()
-
-
-def seconds(time: str | None) -> float | None:
-    """Seconds since 1970 of an RFC 3339 time."""
-    return datetime.fromisoformat(time).timestamp() if time else None
-
-
-def timestamp(moment: float) -> str:
-    """The RFC 3339 time of seconds since 1970, in whole seconds."""
-    return datetime.fromtimestamp(int(moment), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _shortened(message: str) -> str:

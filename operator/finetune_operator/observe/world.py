@@ -1,4 +1,4 @@
-"""What `decide` looks at, read once: a job with its status as values, its attempt, its pods, and the time.
+"""What `decide` looks at, read once: a job with its spec and status as values, its attempt, its pods, and the time.
 
 In: views. Out: a `World`. Only what belongs to the object of today counts: an earlier one may have had the same name.
 """
@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from finetune_operator.api.job import LiveSpec
+from finetune_operator.api.reading import read
+from finetune_operator.api.status import ConditionType, FineTuneJobStatus
 from finetune_operator.names import child_name
 from finetune_operator.observe.store import Seen
-from finetune_operator.observe.views import JobView, PodView, RayJobView, seconds
+from finetune_operator.observe.views import JobView, PodView, RayJobView
+from finetune_training.contract.run import RunStatus
 
 Json = Mapping[str, Any]
 
@@ -22,79 +26,10 @@ LOST_AFTER = 60.0
 
 
 @dataclass(frozen=True)
-class Status:
-    """`status` as the operator last wrote it, and `run` as the driver did."""
-
-    body: Json
-
-    @property
-    def attempt(self) -> int:
-        return int(self.body.get("attempt") or 0)
-
-    @property
-    def failed(self) -> int:
-        return int(self.body.get("failed") or 0)
-
-    @property
-    def out_of_memory(self) -> int:
-        """Attempts that ended because a worker had no memory left."""
-        return int(self.body.get("outOfMemory") or 0)
-
-    @property
-    def attempts(self) -> tuple[Json, ...]:
-        """Those that have ended, the newest last."""
-        return tuple(self.body.get("attempts") or ())
-
-    @property
-    def open(self) -> bool:
-        """The end of the last attempt is not written down yet: it runs, or its pods are being taken away."""
-        if not self.attempt or (self.attempts and self.attempts[-1]["attempt"] == self.attempt):
-            return False
-        return bool(self.body.get("current")) or not (self.next_attempt or self.holds("Suspended"))
-
-    @property
-    def phase(self) -> str:
-        return str(self.body.get("phase") or "")
-
-    @property
-    def start(self) -> float | None:
-        return seconds(self.body.get("startTime"))
-
-    @property
-    def completion(self) -> float | None:
-        return seconds(self.body.get("completionTime"))
-
-    @property
-    def next_attempt(self) -> float | None:
-        """When the attempt after a failed one may start. None: the last attempt did not fail, or its successor runs."""
-        return seconds(self.body.get("nextAttemptTime"))
-
-    @property
-    def run(self) -> Json:
-        """What the driver of the last attempt has written; empty before its first word."""
-        run: Json = self.body.get("run") or {}
-        return run if run.get("attempt") == self.attempt else {}
-
-    def condition(self, kind: str) -> Json:
-        """The condition of that type, or nothing."""
-        return next((each for each in self.body.get("conditions") or () if each["type"] == kind), {})
-
-    def holds(self, kind: str) -> bool:
-        """Whether the condition is True."""
-        return self.condition(kind).get("status") == "True"
-
-    @property
-    def ended(self) -> bool:
-        """Complete or Failed: nothing runs any more, ever."""
-        return self.holds("Complete") or self.holds("Failed")
-
-
-@dataclass(frozen=True)
 class World:
     """One job and all that belongs to it, at `now` (seconds since 1970)."""
 
     job: JobView
-    status: Status
     rayjobs: tuple[RayJobView, ...]
     pods: tuple[PodView, ...]
     now: float
@@ -102,18 +37,52 @@ class World:
     """The end of the log that a decision asked for. None: nobody has asked."""
 
     @cached_property
-    def spec(self) -> Json:
+    def spec(self) -> LiveSpec:
         """What the job asks for."""
-        spec: Json = json.loads(self.job.spec)
-        return spec
+        return read(LiveSpec, self.job.spec, extra="ignore")
+
+    @cached_property
+    def status(self) -> FineTuneJobStatus:
+        """As the operator last wrote it, and `run` as a driver did."""
+        return read(FineTuneJobStatus, self.job.status)
+
+    @cached_property
+    def written(self) -> Json:
+        """The status word for word: also what this operator does not know."""
+        body: Json = json.loads(self.job.status)
+        return body
+
+    @property
+    def told(self) -> int:
+        """The last attempt of which the status speaks; 0: none."""
+        return self.status.attempt or 0
+
+    @property
+    def run(self) -> RunStatus | None:
+        """What the driver of that attempt has written; None before its first word."""
+        run = self.status.run
+        return run if run and run.attempt == self.told else None
+
+    @property
+    def stage(self) -> str:
+        """What that attempt does, as its driver says; empty before its first word."""
+        return self.run.stage if self.run else ""
+
+    @cached_property
+    def open(self) -> bool:
+        """The end of that attempt is not written down yet: it runs, or its pods are being taken away."""
+        status = self.status
+        if not self.told or (status.attempts and status.attempts[-1].attempt == self.told):
+            return False
+        return status.current is not None or not (status.next_attempt or status.holds(ConditionType.SUSPENDED))
 
     @property
     def workers(self) -> int:
-        return int(self.spec["resources"].get("workers", 1))
+        return self.spec.resources.workers
 
     @property
     def gpus_per_worker(self) -> int:
-        return int(self.spec["resources"].get("gpusPerWorker", 1))
+        return self.spec.resources.gpus_per_worker
 
     def pods_of(self, attempt: int) -> list[PodView]:
         """The pods of one attempt, its head first."""
@@ -125,12 +94,12 @@ class World:
         pods = [each for each in self.pods_of(self.attempt) if each.started is not None and not each.deleting]
         return len(pods) > self.workers
 
-    @property
+    @cached_property
     def attempt(self) -> int:
         """The last attempt that was begun, whether or not the status says so yet."""
-        return max([self.status.attempt, *(each.attempt for each in self.rayjobs)])
+        return max([self.told, *(each.attempt for each in self.rayjobs)])
 
-    @property
+    @cached_property
     def rayjob(self) -> RayJobView | None:
         """The RayJob of that attempt."""
         return next((each for each in self.rayjobs if each.attempt == self.attempt), None)
@@ -151,8 +120,8 @@ class World:
     @property
     def seconds_left(self) -> float | None:
         """Of spec.activeDeadlineSeconds. None: there is no deadline."""
-        seconds, start = self.job.active_deadline_seconds, self.status.start
-        return None if seconds is None or start is None else start + seconds - self.now
+        limit, start = self.spec.active_deadline_seconds, self.status.start
+        return None if limit is None or start is None else start + limit - self.now
 
 
 def look(seen: Seen, now: float) -> World | None:
@@ -162,7 +131,6 @@ def look(seen: Seen, now: float) -> World | None:
     uid = seen.job.uid
     return World(
         job=seen.job,
-        status=Status(json.loads(seen.job.status)),
         rayjobs=tuple(
             each
             for each in seen.rayjobs

@@ -23,10 +23,11 @@ from finetune_operator.decide.effects import (
     Start,
 )
 from finetune_operator.decide.reconcile import decide
-from finetune_operator.observe.world import Status, World
+from finetune_operator.observe.world import World
 from finetune_operator.settings import Platform
 from tests.unit.operator import worlds
 from tests.unit.operator.worlds import NOW, PLATFORM, Object
+from tests.unit.operator.written import Status
 
 
 class ApiServer:
@@ -49,7 +50,7 @@ class ApiServer:
 
     @property
     def status(self) -> Status:
-        return self.world().status
+        return Status(copy.deepcopy(self.job.get("status") or {}))
 
     @property
     def live(self) -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from finetune_operator.decide.effects import Announce, Decision, DeleteRayJob, Effect, SetStatus, Start
-from finetune_operator.observe.world import Status
 from tests.unit.operator.worlds import NOW
 from tests.unit.operator.worlds import status as written
+from tests.unit.operator.written import Status
 
 DUE = written("Pending", 1, failed=1, next_attempt=NOW)
 """The status of a job whose second attempt may start now, after its first has failed."""
@@ -18,7 +18,7 @@ def kinds(decision: Decision) -> list[type[Effect]]:
 def told(decision: Decision) -> Status:
     """The status that is written. There must be one, and only one."""
     (status,) = (each.status for each in decision.effects if isinstance(each, SetStatus))
-    return Status(status)
+    return Status(dict(status))
 
 
 def begun(decision: Decision) -> list[int]:

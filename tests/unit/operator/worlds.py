@@ -5,16 +5,17 @@ Every view is made from a whole object, so that a test of a decision is a test o
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from finetune_operator import names
 from finetune_operator.api.job import FineTuneJobSpec
+from finetune_operator.api.status import CurrentAttempt, FineTuneJobStatus, PastAttempt, UsageStatus
+from finetune_operator.decide.books import Books
 from finetune_operator.decide.picture import Fact, Picture, render_status
 from finetune_operator.observe.views import view_job, view_pod, view_rayjob
-from finetune_operator.observe.world import Status, World
+from finetune_operator.observe.world import World
 from finetune_operator.settings import Platform
 
 Object = dict[str, Any]
@@ -199,12 +200,21 @@ def status(
     told = {"Accepted": Fact(True, "Valid"), "Reconciling": Fact(True, "Progressing"), "Training": Fact(False, "x")}
     known: Object = {"start": NOW - 60, "ray_job_name": names.child_name("plays", attempt) if attempt else ""}
     body = render_status(
-        Status({}),
+        FineTuneJobStatus(),
         Picture(phase, facts or told, attempt, **(known | picture)),
         generation=1,
         now=NOW - 60,
-    )
+    ).to_json()
     return body | ({"run": {"attempt": attempt, "updatedAt": time(NOW)} | run} if run else {})
+
+
+def books(attempts: Iterable[Object] = (), usage: Object | None = None, current: Object | None = None) -> Books:
+    """Books that say this."""
+    return Books(
+        tuple(PastAttempt.model_validate({"reason": "x", "startTime": "", "endTime": ""} | each) for each in attempts),
+        UsageStatus.model_validate(usage) if usage else None,
+        CurrentAttempt.model_validate(current) if current else None,
+    )
 
 
 def world(
@@ -214,7 +224,6 @@ def world(
     body = body or job()
     return World(
         job=view_job(body),
-        status=Status(copy.deepcopy(body.get("status") or {})),
         rayjobs=tuple(view_rayjob(each) for each in rayjobs),
         pods=tuple(view_pod(each) for each in pods),
         now=now,

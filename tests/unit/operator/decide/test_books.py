@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.observe.views import seconds
 from finetune_operator.settings import Platform
+from finetune_training.contract.moment import seconds
 from tests.unit.operator import worlds
 from tests.unit.operator.api_server import ApiServer
 from tests.unit.operator.worlds import APP_FAILED, HEAD_LOST, NOW, RUNNING, SUCCEEDED, Object, job, pod

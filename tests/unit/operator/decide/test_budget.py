@@ -8,7 +8,7 @@ import pytest
 
 from finetune_operator.decide.budget import BUDGETS, RETRIES_FOR_MEMORY, Verdict, judge
 from finetune_operator.decide.outcome import Failure
-from tests.unit.operator.worlds import Object, job, world
+from tests.unit.operator.worlds import Object, books, job, world
 from tests.unit.operator.worlds import status as written
 
 
@@ -24,7 +24,7 @@ def judged(failure: Failure, *attempts: Object, limit: int = 99, name: str = "pl
     """Of the last of `attempts`."""
     last = attempts[-1]["attempt"] if attempts else 1
     body = job(name, status=written("Training", last, **counters), backoffLimit=limit)
-    return judge(world(body), failure, attempts or [past(1, failure.cls, failure.reason)])
+    return judge(world(body), failure, books(attempts or [past(1, failure.cls, failure.reason)]).attempts)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_pause_doubles_with_each_failure_that_counts(failures: int, shortest
 def test_the_pause_is_the_same_each_time_and_another_for_each_job_and_attempt() -> None:
     def pause(uid: str, attempt: int) -> float | None:
         body = job(uid=uid, status=written("Training", attempt), backoffLimit=99)
-        return judge(world(body), STORE, [store(number) for number in range(1, attempt + 1)]).pause
+        return judge(world(body), STORE, books(store(number) for number in range(1, attempt + 1)).attempts).pause
 
     assert pause("a", 8) == pause("a", 8)
     assert len({pause(uid, 8) for uid in "abcdefgh"}) > 5

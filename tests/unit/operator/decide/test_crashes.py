@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from finetune_operator import names
-from finetune_operator.decide.books import Books
 from finetune_operator.decide.effects import DeleteRayJob, SetStatus, Start
 from finetune_operator.decide.picture import Fact
 from tests.unit.operator import worlds
@@ -42,9 +41,11 @@ HANG: Object = {
     "failure": {"class": "Hang", "reason": "NoProgress", "message": "Rank 1 does nothing."},
 }
 LESS: Object = {"rung": 1, "microBatchSize": 1, "gradientCheckpointing": True, "offload": "Optimizer", "stage": 3}
-OPEN = Books(current={"startTime": worlds.time(NOW - 60), "waitingSince": worlds.time(NOW - 60)})
-ONCE = Books(({"attempt": 1, "class": "Hang", "reason": "NoProgress", "message": "Rank 1 does nothing.",
-               "startTime": worlds.time(NOW - 90), "endTime": worlds.time(NOW - 70)},), None, OPEN.current)  # fmt: skip
+BEGAN: Object = {"startTime": worlds.time(NOW - 60), "waitingSince": worlds.time(NOW - 60)}
+OPEN = worlds.books(current=BEGAN)
+HUNG: Object = {"attempt": 1, "class": "Hang", "reason": "NoProgress", "message": "Rank 1 does nothing.",
+                "startTime": worlds.time(NOW - 90), "endTime": worlds.time(NOW - 70)}  # fmt: skip
+ONCE = worlds.books((HUNG,), current=BEGAN)
 
 WORLDS: dict[str, dict[str, Any]] = {
     "a new job": {"job": job()},

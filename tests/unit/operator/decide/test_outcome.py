@@ -175,7 +175,7 @@ def test_only_what_the_user_wrote_is_final(cls: str, final: bool) -> None:
 
 
 def test_a_failure_in_the_status_has_the_names_of_the_api_and_a_bounded_message() -> None:
-    assert Failure("Data", "BadRow", "m" * 2000, rank=0).to_status() == {
+    assert Failure("Data", "BadRow", "m" * 2000, rank=0).to_status().to_json() == {
         "class": "Data",
         "reason": "BadRow",
         "message": "m" * 1024,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from finetune_operator.api.status import FineTuneJobStatus
-from finetune_operator.decide.books import Books
-from finetune_operator.decide.picture import ORDER, Fact, Picture, is_written, render_status
+from finetune_operator.api.status import ConditionType, FineTuneJobStatus, LastFailure
+from finetune_operator.decide.picture import Fact, Picture, is_written, render_status
 from finetune_operator.decide.usage import KINDS, added
-from finetune_operator.observe.world import Status
-from tests.unit.operator.worlds import NOW, Object, time
+from finetune_training.contract.run import MemoryStatus
+from tests.unit.operator.worlds import NOW, Object, books, job, time, world
+
+ORDER: tuple[str, ...] = tuple(ConditionType)
 
 TRAINING = Picture(
     phase="Training",
@@ -19,7 +20,8 @@ TRAINING = Picture(
 
 
 def rendered(picture: Picture, old: Object | None = None, *, generation: int = 1, now: float = NOW) -> Object:
-    return render_status(Status(old or {}), picture, generation=generation, now=now)
+    before = FineTuneJobStatus.model_validate(old or {})
+    return render_status(before, picture, generation=generation, now=now).to_json()
 
 
 def test_a_status_has_what_is_so_and_nothing_else() -> None:
@@ -57,12 +59,17 @@ def test_everything_has_its_field_in_the_schema() -> None:
         "startTime": time(NOW), "pauseSeconds": 9, "waitingSince": time(NOW), "scheduledTime": time(NOW),
         "runningTime": time(NOW), "gpuSeconds": 4, "logs": "s3://runs/2",
     }  # fmt: skip
-    usage = added(None, dict.fromkeys(KINDS, 1.0), total=8, gpu_seconds=8)
+    usage = added(None, dict.fromkeys(KINDS, 1.0), total=8, gpu_seconds=8).to_json()
     memory = {"rung": 1, "microBatchSize": 1, "gradientCheckpointing": True, "offload": "None", "stage": 3}
-    books = Books((entry,), usage, current)
-    whole = Picture("Failed", facts, 2, 1, 1, "plays-2", NOW, NOW, NOW, failure | {"log": "z"}, books, memory)
+    told = books((entry,), usage, current)
+    last = LastFailure.model_validate(failure | {"log": "z"})
+    whole = Picture("Failed", facts, 2, 1, 1, "plays-2", NOW, NOW, NOW, last, told, MemoryStatus.model_validate(memory))
     status = rendered(whole)
-    assert FineTuneJobStatus.model_validate(status).model_dump(mode="json", by_alias=True, exclude_unset=True) == status
+    read = FineTuneJobStatus.model_validate(status, extra="forbid")
+    assert read.model_dump(mode="json", by_alias=True, exclude_unset=True) == status
+    assert status["attempts"] == [entry]
+    assert (status["current"], status["usage"], status["memory"]) == (current, usage, memory)
+    assert status["failure"] == failure | {"log": "z"}
 
 
 def test_conditions_have_one_order_and_those_that_are_not_so_any_more_go() -> None:
@@ -93,7 +100,7 @@ def test_times_are_whole_seconds() -> None:
 
 def test_the_same_picture_is_written_once() -> None:
     status = rendered(TRAINING)
-    assert not is_written(Status({}), status)
-    stored = Status(status | {"run": {"attempt": 1, "stage": "Training"}})
+    assert not is_written(world(job()), status)
+    stored = world(job(status=status | {"run": {"attempt": 1, "stage": "Training"}}))
     assert is_written(stored, rendered(TRAINING, status, now=NOW + 60))
     assert not is_written(stored, rendered(TRAINING, status, generation=2))

@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.decide.books import Books
 from finetune_operator.decide.effects import Announce, Decision, DeleteRayJob, SetStatus
 from finetune_operator.decide.picture import Fact
 from finetune_operator.decide.reconcile import decide, refused
-from finetune_operator.observe.world import Status
 from tests.unit.operator import worlds
 from tests.unit.operator.decisions import DUE, begun, deleted, kinds, told
 from tests.unit.operator.worlds import NOW, PLATFORM, RUNNING, Object, job, pod, rayjob, world
 from tests.unit.operator.worlds import status as written
+from tests.unit.operator.written import Status
 
 # ── between two attempts ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -156,7 +155,7 @@ def test_an_attempt_that_never_may_begin_fails_the_job() -> None:
 # ── a deadline for pods ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-STARTED = Books(current={"startTime": worlds.time(NOW - 60), "waitingSince": worlds.time(NOW - 60)})
+STARTED = worlds.books(current={"startTime": worlds.time(NOW - 60), "waitingSince": worlds.time(NOW - 60)})
 NO_ROOM = pod("worker", unschedulable="0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
 
 
@@ -203,7 +202,7 @@ def test_time_in_a_queue_does_not_count_to_the_deadline_for_pods() -> None:
 def test_pods_that_ran_once_meet_the_deadline_for_pods() -> None:
     """A worker that is replaced later is the driver's business."""
     assert STARTED.current
-    books = Books(current={**STARTED.current, "runningTime": worlds.time(NOW - 30)})
+    books = worlds.books(current={**STARTED.current.to_json(), "runningTime": worlds.time(NOW - 30)})
     body = job(status=written("Training", run={"stage": "Preparing"}, books=books), pendingDeadlineSeconds=60)
     found = world(body, rayjobs=[rayjob(jobDeploymentStatus="Initializing")], pods=[pod(runs=30), NO_ROOM])
     assert not told(decide(found, PLATFORM)).ended

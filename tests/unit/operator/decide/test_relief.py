@@ -41,7 +41,7 @@ def test_less_memory_is_announced_with_what_has_changed(announced: Object | None
         body["status"]["memory"] = ZERO | announced
     relief = relieved(world(body))
     assert relief
-    assert relief[0] == ZERO | now
+    assert relief[0].to_json() == ZERO | now
     assert relief[1] == f"The run does not fit into memory and goes on with less: {what}. The global batch is the same."
 
 

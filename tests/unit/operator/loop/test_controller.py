@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_operator.api.reading import read
+from finetune_operator.api.status import FineTuneJobStatus
 from finetune_operator.loop.controller import attempt_end
-from finetune_operator.observe.world import Status
+from finetune_operator.observe.views import compact
 from tests.unit.operator.worlds import Object
 
 FIRST = {"attempt": 1, "class": "Unknown", "reason": "DriverEnded"}
@@ -31,4 +33,4 @@ COMPLETE = {"phase": "Succeeded", "conditions": [{"type": "Complete", "status": 
     ],
 )
 def test_each_attempt_is_counted_once(before: Object, after: Object, end: str) -> None:
-    assert attempt_end(Status(before), after) == end
+    assert attempt_end(*(read(FineTuneJobStatus, compact(each)) for each in (before, after))) == end

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from prometheus_client import generate_latest
 
-from finetune_operator.api.status import FineTuneJobStatus
-from finetune_operator.loop.metrics import PHASES, Metrics
+from finetune_operator.api.status import FineTuneJobStatus, Phase
+from finetune_operator.decide.usage import KINDS, added
+from finetune_operator.loop.metrics import Metrics
 from finetune_operator.loop.workqueue import WorkQueue
 from finetune_operator.observe.store import Store
 from finetune_operator.observe.views import view_job
@@ -99,17 +100,17 @@ def test_looks_and_requests_are_counted(metrics: Metrics) -> None:
 def test_each_phase_of_the_status_has_its_series(metrics: Metrics) -> None:
     described = FineTuneJobStatus.model_fields["phase"].description
     assert described
-    assert all(phase in described for phase in PHASES)
+    assert all(phase in described for phase in Phase)
     text = generate_latest(metrics.registry).decode()
-    assert [f'finetune_jobs{{phase="{phase}"}} 0.0' in text for phase in PHASES] == [True] * len(PHASES)
+    assert [f'finetune_jobs{{phase="{phase}"}} 0.0' in text for phase in Phase] == [True] * len(Phase)
 
 
 def test_time_is_counted_when_an_attempt_ends(metrics: Metrics) -> None:
-    first = {"trainingSeconds": 60, "waitingSeconds": 5, "gpuSeconds": 480}
-    metrics.used({}, {})
-    metrics.used({}, first)
+    first = added(None, dict.fromkeys(KINDS, 0.0) | {"training": 60, "waiting": 5}, total=65, gpu_seconds=480)
+    metrics.used(None, None)
+    metrics.used(None, first)
     metrics.used(first, first)
-    metrics.used(first, first | {"trainingSeconds": 100, "gpuSeconds": 800})
+    metrics.used(first, added(first, dict.fromkeys(KINDS, 0.0) | {"training": 40}, total=40, gpu_seconds=320))
     assert value(metrics, "finetune_attempt_seconds_total", kind="training") == 100
     assert value(metrics, "finetune_attempt_seconds_total", kind="waiting") == 5
     assert value(metrics, "finetune_gpu_seconds_total") == 800

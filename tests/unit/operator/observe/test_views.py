@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from finetune_operator import names
-from finetune_operator.observe.views import Ended, Waiting, seconds, view_job, view_pod, view_rayjob
+from finetune_operator.observe.views import Ended, Waiting, view_job, view_pod, view_rayjob
+from finetune_training.contract.moment import seconds
 from tests.unit.operator import worlds
 from tests.unit.operator.worlds import NOW, Object, job, pod, rayjob
 
@@ -25,8 +26,9 @@ def test_a_job_is_seen_with_its_spec_and_its_phase() -> None:
     )
     assert view.key == "team/plays"
     assert (view.version, view.generation, view.phase, view.deleting) == (10, 1, "Suspended", False)
-    assert (view.suspend, view.backoff_limit) == (True, 5)
-    assert (view.active_deadline_seconds, view.ttl_seconds_after_finished) == (60, 0)
+    asked = json.loads(view.spec)
+    assert (asked["suspend"], asked["backoffLimit"]) == (True, 5)
+    assert (asked["activeDeadlineSeconds"], asked["ttlSecondsAfterFinished"]) == (60, 0)
     assert json.loads(view.spec)["model"] == {"uri": "hf://owner/model", "revision": "", "trustRemoteCode": False} | {
         "attention": "Auto"
     }
@@ -36,7 +38,6 @@ def test_a_job_is_seen_with_its_spec_and_its_phase() -> None:
 def test_a_new_job_has_no_status() -> None:
     view = view_job(job())
     assert (view.phase, json.loads(view.status)) == ("", {})
-    assert (view.active_deadline_seconds, view.ttl_seconds_after_finished) == (None, None)
 
 
 def test_text_is_kept_as_it_is() -> None:
