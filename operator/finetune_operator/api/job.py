@@ -74,7 +74,7 @@ class EnvFromSource(Strict):
     """A ConfigMap."""
 
 
-class Pods(_Model):
+class Pods(Strict):
     """What its pods are made of."""
 
     image: Annotated[str, Field(max_length=512)] = ""
@@ -87,7 +87,7 @@ class Pods(_Model):
     """Account of the pods, for a cloud's workload identity. Empty: one that may do nothing but report progress."""
 
 
-class Life(_Model):
+class Life(Strict):
     """How it lives: the names of batch/v1 Job."""
 
     suspend: bool = False
