@@ -3,6 +3,37 @@
 In: any exception of a run. Out: a `Failure`: its class (who has to act), a CamelCase reason, one message
 that says what is wrong, where, and what to do. The class decides whether another attempt is made (docs/failures.md),
 so this room decides by types and error codes first and reads texts only where a library offers nothing else.
+
+    Failure             code  what follows (another attempt: on a cluster without being asked)
+    ├── User               2  nothing, before somebody mends the job, the model or the environment
+    │   └── …
+    ├── Data               3  nothing, before somebody mends a source or a row
+    │   └── …
+    ├── OutOfMemory        4  the same attempt with less memory (driver/ladder.py), as long as there is less
+    │   └── OutOfMemory
+    ├── Infrastructure     5  another attempt
+    │   ├── WorkerLost     ╮
+    │   ├── NodeLost       │  the same attempt with its ranks started again (driver/repair.py)
+    │   ├── ClusterLost    │
+    │   ├── Collective     ╯
+    │   ├── ClusterTooSmall
+    │   ├── DataDamaged
+    │   ├── DiskFull
+    │   ├── HubUnreachable
+    │   ├── InheritanceDamaged
+    │   ├── Network
+    │   └── StoreUnavailable
+    ├── Preempted          7  another attempt, which costs nothing
+    │   ├── MachineTaken   ─  the same attempt with its ranks started again
+    │   └── Preempted
+    ├── Hang               8  another attempt
+    │   └── Hang
+    ├── Fenced             6  nothing here: a newer attempt goes on
+    │   └── Fenced
+    ├── Interrupted      130  what the user wants
+    │   └── Interrupted
+    └── Unknown            1  another attempt
+        └── Unknown
 """
 
 from __future__ import annotations

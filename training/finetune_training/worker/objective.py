@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
@@ -28,6 +30,7 @@ from finetune_training.contract.spec import Offload, Precision, RunSpec, Schedul
 from finetune_training.data.shards import IGNORE
 from finetune_training.model.engine import MAX_GRAD_NORM
 from finetune_training.model.model import flattens, lora_config
+from finetune_training.model.state import state_bytes, without_frozen
 from finetune_training.worker.position import EMPTY, Plan
 
 SCHEDULERS = {Scheduler.COSINE: "cosine", Scheduler.LINEAR: "linear", Scheduler.CONSTANT: "constant_with_warmup"}
@@ -148,17 +151,16 @@ class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
 
     def write_state(self, folder: Path) -> None:
         """This rank's part of a checkpoint: engine shards, scheduler, RNG states, trainer state."""
-        self._save_optimizer_and_scheduler(str(folder))
+        with without_frozen(self.model) if isinstance(self.model, PeftModel) else nullcontext():
+            self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
         if self.args.should_save:
             self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def state_bytes(self) -> int:
-        """About what `write_state` will write: FP32 weights and Adam's two moments of what is trained, this rank's share of
-        them under ZeRO, and the weights themselves."""
-        trained = [each for each in self.model.parameters() if each.requires_grad]
-        shared_by = self.args.world_size if self.model_wrapped.zero_optimization() else 1
-        return sum(_numel(each) * (each.element_size() + 12 // shared_by) for each in trained)
+        """About what `write_state` will write."""
+        stage, args = self.model_wrapped.zero_optimization_stage(), self.args
+        return state_bytes(self.model, stage=stage, rank=args.process_index, ranks=args.world_size)
 
     @torch.no_grad()
     def held_out_loss(self, dataset: Dataset) -> tuple[float, int]:
@@ -254,11 +256,6 @@ def _host_adam(args: SFTConfig) -> tuple[type, dict[str, Any]]:
 
     betas = args.adam_beta1, args.adam_beta2
     return DeepSpeedCPUAdam, {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon}
-
-
-def _numel(parameter: Any) -> int:
-    """Of the whole parameter, also where ZeRO-3 holds a part of it."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def _row(sample: dict[str, Any]) -> TensorBatch:
