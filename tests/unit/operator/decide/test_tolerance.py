@@ -24,8 +24,8 @@ from tests.unit.operator.worlds import APP_FAILED, HEAD_LOST, NOW, PLATFORM, RUN
 
 PAST: Object = {
     "attempt": 1, "class": "Infrastructure", "reason": "WorkerLost", "message": "Gone.", "rank": 1,
-    "startTime": worlds.time(NOW - 900), "endTime": worlds.time(NOW - 800), "resumedFromStep": 5, "step": 30, "checkpointStep": 20, "lostSteps": 10,
-    "secondsPerStep": 2.5, "restarts": 1, "logs": "s3://runs/1",
+    "startTime": worlds.time(NOW - 900), "endTime": worlds.time(NOW - 800), "resumedFromStep": 5, "step": 30,
+    "checkpointStep": 20, "lostSteps": 10, "secondsPerStep": 2.5, "restarts": 1, "logs": "s3://runs/1",
 }  # fmt: skip
 RUN: Object = {
     "attempt": 2, "stage": "Training", "step": 50, "totalSteps": 100, "resumedFromStep": 20, "restarts": 1,
