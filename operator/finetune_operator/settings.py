@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import Field, TypeAdapter, ValidationError
+
+from finetune_training.contract.record import Strict
 
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", max_length=32)]
 """As Kubernetes reads it: `500m`, `4`, `16Gi`."""
@@ -23,13 +24,7 @@ class InvalidSettings(Exception):
     """The settings are wrong; the message says which and how."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True
-    )
-
-
-class Toleration(_Model):
+class Toleration(Strict):
     """As in a Pod."""
 
     key: str = ""
@@ -39,7 +34,7 @@ class Toleration(_Model):
     toleration_seconds: int | None = None
 
 
-class PodSize(_Model):
+class PodSize(Strict):
     """Requests and limits of a Ray container: both the same, so that no neighbour takes them away."""
 
     cpu: Quantity
@@ -48,7 +43,7 @@ class PodSize(_Model):
     """Memory, /dev/shm included."""
 
 
-class Pool(_Model):
+class Pool(Strict):
     """Nodes of one kind, by the name that jobs give in `resources.pool`."""
 
     node_selector: dict[str, str] = {}
@@ -69,7 +64,7 @@ class Pool(_Model):
     """Size of /dev/shm in a worker pod; it counts as the pod's memory."""
 
 
-class Head(_Model):
+class Head(Strict):
     """Where the head pods run: CPU nodes; a head has no GPU."""
 
     node_selector: dict[str, str] = {}
@@ -80,7 +75,7 @@ class Head(_Model):
     """Size of a head pod whose job does not say."""
 
 
-class Platform(_Model):
+class Platform(Strict):
     """The pools file: what jobs may ask for, and what they get when they do not ask."""
 
     gpu_pools: dict[Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)], Pool] = {}
@@ -103,7 +98,7 @@ class Platform(_Model):
     """Priority class of the Ray pods."""
 
 
-class Settings(_Model):
+class Settings(Strict):
     """Environment variables, by the names in `_VARIABLES`."""
 
     platform: Platform = Platform()

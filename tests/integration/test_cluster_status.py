@@ -11,12 +11,12 @@ import yaml
 
 from finetune_operator import names
 from finetune_training.contract.failure import Failure, FailureClass
-from finetune_training.contract.jobfile import Identity
+from finetune_training.contract.jobfile import Identity, identity_in
 from finetune_training.contract.names import DRIVER_MANAGER
 from finetune_training.events.progress import CheckpointSaved, Prepared, Resumed, Stage, StageStarted
 from finetune_training.status import apiserver
 from finetune_training.status.apiserver import ApiServer, Unreachable
-from finetune_training.status.writer import body, status_for, status_path, write_run
+from finetune_training.status.writer import Status, body, status_for, status_path, write_run
 from tests.cli import finetune_in_pod
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import Layout
@@ -58,6 +58,10 @@ def create(kubectl: Kubectl, name: str, folder: Path, **changes: Any) -> Path:
     return path
 
 
+def told_by(job: Path) -> Status:
+    return status_for(identity_in(job.read_text()))
+
+
 def stored(kubectl: Kubectl, name: str) -> dict[str, Any]:
     status = kubectl.get(names.PLURAL, name).get("status", {})
     assert isinstance(status, dict)
@@ -75,7 +79,7 @@ def test_a_run_is_told_from_its_beginning_to_its_end(kubectl: Kubectl, pod: Path
         "--type=merge",
         f"--patch={json.dumps({'status': operators})}",
     )
-    with status_for(job) as status:
+    with told_by(job) as status:
         for event in (
             Prepared(10, 1000, 0.9844),
             Resumed(10, "s3://r/step-10"),
@@ -113,13 +117,13 @@ def test_a_run_is_told_from_its_beginning_to_its_end(kubectl: Kubectl, pod: Path
 
 def test_a_new_attempt_leaves_nothing_of_the_old_ones_progress(kubectl: Kubectl, pod: Path, tmp_path: Path) -> None:
     job = create(kubectl, "again", tmp_path)
-    with status_for(job) as status:
+    with told_by(job) as status:
         status.show(step(20))
         status.end(FAILURE)
     assert stored(kubectl, "again")["run"]["failure"] == {
         "class": "User", "reason": "NoSuchBucket", "message": "s3://r: there is no such bucket. Create it."
     }  # fmt: skip
-    with status_for(job):
+    with told_by(job):
         pass
     assert stored(kubectl, "again")["run"].keys() == {"attempt", "stage", "updatedAt"}
 
@@ -130,7 +134,7 @@ def test_the_token_of_the_moment_is_used(kubectl: Kubectl, pod: Path, tmp_path: 
     token.rename(pod / "right")
     wrong.write_text("not.a.token")
     wrong.rename(token)
-    with status_for(job) as status:
+    with told_by(job) as status:
         status.show(step(1))
         (pod / "right").rename(token)  # as Kubernetes does it: never half a token
         status.end(FAILURE)
@@ -143,14 +147,14 @@ def test_nothing_but_the_jobs_own_object_is_written(
     create(kubectl, "replaced", tmp_path)
     old = yaml.safe_load((tmp_path / "replaced.yaml").read_text())["metadata"]["uid"]
     kubectl("delete", names.PLURAL, "replaced")
-    with status_for(tmp_path / "replaced.yaml") as status:
+    with told_by(tmp_path / "replaced.yaml") as status:
         status.end(FAILURE)
     assert "the FineTuneJob is gone" in caplog.text
     caplog.clear()
     create(kubectl, "replaced", tmp_path)
     job = tmp_path / "replaced.yaml"
     job.write_text(job.read_text().replace(stored_uid(kubectl, "replaced"), old))
-    with status_for(job) as status:
+    with told_by(job) as status:
         status.end(FAILURE)
     assert "replaced has another uid now" in caplog.text
     assert len(caplog.records) == 1
@@ -168,7 +172,7 @@ def test_a_right_that_comes_late_is_waited_for(
     kubectl("create", "serviceaccount", "late")
     (pod / "late").write_text(kubectl("create", "token", "late"))
     (pod / "late").rename(pod / "token")
-    with status_for(job) as status:
+    with told_by(job) as status:
         status.end(FAILURE)
         assert stored(kubectl, "denied") == {}
         kubectl("create", "rolebinding", "late", "--role=driver", "--serviceaccount=default:late")

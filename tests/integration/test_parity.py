@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from finetune_training.contract.spec import Job
@@ -151,6 +152,16 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(
     assert expected.keys() == resumed.keys()
     assert all((expected[key] == resumed[key]).all() for key in expected)
     assert any(value.abs().sum() > 0 for key, value in expected.items() if "lora_B" in key or method == "Full")
+    assert method == "Full" or all("lora_" in key for key in _saved(whole)), (
+        "a checkpoint of an adapter has weights of its base"
+    )
+
+
+def _saved(case: Case) -> set[str]:
+    """The names of all weights in a run's checkpoints."""
+    files = list(Path(case.store).glob("checkpoints/*/**/*model_states.pt"))
+    assert files
+    return {name for file in files for name in torch.load(file, weights_only=False)["module"] or {}}
 
 
 @pytest.mark.parametrize(("method", "stage"), [("Full", 3), ("LoRA", 2)])

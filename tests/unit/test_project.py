@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -145,6 +146,20 @@ def test_no_folder_has_more_modules_than_a_person_sees_at_once(project: str) -> 
 def test_every_module_says_why_it_exists(project: str) -> None:
     modules = [path for path in (ROOT / project).rglob("*.py") if path.stat().st_size]
     assert [path.name for path in modules if not path.read_text().startswith('"""')] == []
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_what_a_constant_means_stands_under_it(project: str) -> None:
+    """As a docstring, which editors show wherever the constant is used. Above it may stand the name of a section."""
+    above = []
+    for path in (ROOT / project).rglob("*.py"):
+        text = path.read_text()
+        lines = text.splitlines()
+        constants = [each for each in ast.parse(text).body if isinstance(each, ast.Assign | ast.AnnAssign)]
+        above += [
+            f"{path.name}: {lines[each.lineno - 2]}" for each in constants if lines[each.lineno - 2].startswith("#")
+        ]
+    assert [each for each in above if ": # ──" not in each] == []
 
 
 def test_the_contract_with_the_operator_needs_only_pydantic_and_yaml() -> None:

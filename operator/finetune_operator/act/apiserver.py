@@ -18,8 +18,8 @@ from kubernetes.aio.config import ConfigException
 
 from finetune_operator import names
 from finetune_operator.settings import InvalidSettings
+from finetune_training.contract.record import Json
 
-Body = Mapping[str, Any]
 T = TypeVar("T")
 Observer = Callable[[str, str, int], None]
 """Told of each request: method, resource, status (0: no answer)."""
@@ -77,7 +77,7 @@ class Cluster:
         self.api = api
         self._observer = observer
 
-    async def get(self, path: str, namespace: str, resource: str, name: str, *, subresource: str = "") -> Body | None:
+    async def get(self, path: str, namespace: str, resource: str, name: str, *, subresource: str = "") -> Json | None:
         """The object, or None. By its subresource `status` it is the whole object, too."""
         try:
             return _parsed(await self._send("GET", _path(path, namespace, resource, name, subresource), resource))
@@ -86,12 +86,12 @@ class Cluster:
                 return None
             raise
 
-    async def create(self, path: str, namespace: str, resource: str, body: Body) -> Body:
+    async def create(self, path: str, namespace: str, resource: str, body: Json) -> Json:
         """Make it. A field that the API server does not know is an error, not dropped."""
         query = {"fieldManager": names.OPERATOR_MANAGER, "fieldValidation": "Strict"}
         return _parsed(await self._send("POST", _path(path, namespace, resource), resource, body=body, query=query))
 
-    async def apply(self, path: str, namespace: str, resource: str, body: Body, *, subresource: str = "") -> Body:
+    async def apply(self, path: str, namespace: str, resource: str, body: Json, *, subresource: str = "") -> Json:
         """Server-side apply, by force. Returns its metadata."""
         url = _path(path, namespace, resource, body["metadata"]["name"], subresource)
         query = {"fieldManager": names.OPERATOR_MANAGER, "force": "true"}
@@ -101,7 +101,7 @@ class Cluster:
 
     async def delete(
         self, path: str, namespace: str, resource: str, name: str, uid: str, *, at_once: bool = False
-    ) -> Body | None:
+    ) -> Json | None:
         """Delete the object with this uid; its children go in the background. `at_once`: without the grace of a pod. None: it
         is gone already. Otherwise what the API server says: the object, while a finalizer keeps it."""
         options: dict[str, Any] = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
@@ -115,7 +115,7 @@ class Cluster:
             raise
 
     async def list(
-        self, path: str, namespace: str, resource: str, selector: str, view: Callable[[Body], T]
+        self, path: str, namespace: str, resource: str, selector: str, view: Callable[[Json], T]
     ) -> tuple[list[T], int]:
         """The view of every object, and the resourceVersion of the list. An empty namespace: all."""
         found: list[T] = []
@@ -140,7 +140,7 @@ class Cluster:
         path: str,
         resource: str,
         *,
-        body: Body | None = None,
+        body: Json | None = None,
         query: Mapping[str, str] | None = None,
         kind: str = _JSON,
         accept: str = _JSON,
@@ -161,8 +161,8 @@ class Cluster:
         return text
 
 
-def _parsed(text: bytes) -> Body:
-    body: Body = json.loads(text)
+def _parsed(text: bytes) -> Json:
+    body: Json = json.loads(text)
     return body
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, assert_never
 
 from finetune_operator import names
-from finetune_operator.act.apiserver import CORE, JOBS, RAYJOBS, RBAC, ApiError, Body, Cluster
+from finetune_operator.act.apiserver import CORE, JOBS, RAYJOBS, RBAC, ApiError, Cluster
 from finetune_operator.act.rayjob import render_config_map, render_rayjob
 from finetune_operator.act.refusals import refusal_of
 from finetune_operator.decide.effects import (
@@ -32,6 +32,7 @@ from finetune_operator.observe.store import Store
 from finetune_operator.observe.views import JobView, RayJobView, compact, view_job, view_rayjob
 from finetune_operator.settings import Settings
 from finetune_training.contract.moment import timestamp
+from finetune_training.contract.record import Json
 
 _LOG_LINES, _LOG_BYTES, _LOG_SECONDS = 20, 65_536, 5.0
 """Of a log that says why an attempt failed: nobody waits for it."""
@@ -106,7 +107,7 @@ class Executor:
             self._learn(job, body)
             raise Stale
 
-    def _learn(self, job: JobView, body: Body | None) -> None:
+    def _learn(self, job: JobView, body: Json | None) -> None:
         """The job is this now: gone, another object of that name, or a newer version."""
         live = view_job(body) if body else None
         if live is None or live.uid != job.uid:
@@ -130,7 +131,7 @@ class Executor:
         self._store.put(view)
         return view
 
-    async def _adopted(self, name: str, job: JobView) -> Body:
+    async def _adopted(self, name: str, job: JobView) -> Json:
         """The RayJob that is there, if it is ours: an earlier request was answered to nobody."""
         body = await self._cluster.get(RAYJOBS, job.namespace, names.RAYJOBS, name)
         if body is None:
@@ -148,7 +149,7 @@ class Executor:
         name = account or names.DRIVER_ACCOUNT
         metadata = {"namespace": namespace, "labels": names.MANAGED_BY}
         if not account:
-            body: Body = {
+            body: Json = {
                 "apiVersion": "v1",
                 "kind": "ServiceAccount",
                 "metadata": metadata | {"name": name},
@@ -166,11 +167,11 @@ class Executor:
         }
         await self._make_once(RBAC, namespace, "rolebindings", body)
 
-    async def _make_once(self, path: str, namespace: str, resource: str, body: Body) -> None:
+    async def _make_once(self, path: str, namespace: str, resource: str, body: Json) -> None:
         if await self._cluster.get(path, namespace, resource, body["metadata"]["name"]) is None:
             await self._create_once(path, namespace, resource, body)
 
-    async def _create_once(self, path: str, namespace: str, resource: str, body: Body) -> None:
+    async def _create_once(self, path: str, namespace: str, resource: str, body: Json) -> None:
         try:
             await self._cluster.create(path, namespace, resource, body)
         except ApiError as error:

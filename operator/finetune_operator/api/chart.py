@@ -12,11 +12,11 @@ import sys
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from finetune_operator.api import crd
 from finetune_operator.settings import Head, Object, Platform, Pool
+from finetune_training.contract.record import Strict
 
 PLATFORM = Platform()
 Text = Annotated[str, Field(max_length=253)]
@@ -26,13 +26,7 @@ PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 Strings = dict[str, str]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True
-    )
-
-
-class Image(_Model):
+class Image(Strict):
     """An image: repository, and a tag or a digest."""
 
     repository: Annotated[str, Field(min_length=1)]
@@ -61,7 +55,7 @@ class TrainingImage(Image):
     """Version of Ray in the image: KubeRay decides by it."""
 
 
-class Jobs(_Model):
+class Jobs(Strict):
     """What all jobs get."""
 
     checkpoint_uri: str = PLATFORM.checkpoint_uri
@@ -72,14 +66,14 @@ class Jobs(_Model):
     """Priority class of the Ray pods."""
 
 
-class Watch(_Model):
+class Watch(Strict):
     """Which jobs the operator works on."""
 
     namespaces: Annotated[list[Namespace], Field(json_schema_extra={"uniqueItems": True})] = []
     """Only these namespaces, by Roles in each. Empty: all, by a ClusterRole."""
 
 
-class Crds(_Model):
+class Crds(Strict):
     """The CustomResourceDefinition."""
 
     install: bool = True
@@ -88,7 +82,7 @@ class Crds(_Model):
     """Leave it, and with it all jobs, when the release is uninstalled."""
 
 
-class ServiceAccount(_Model):
+class ServiceAccount(Strict):
     """The operator's account."""
 
     create: bool = True
@@ -99,7 +93,7 @@ class ServiceAccount(_Model):
     """For a cloud's workload identity, for example."""
 
 
-class Rbac(_Model):
+class Rbac(Strict):
     """Rights."""
 
     create: bool = True
@@ -108,7 +102,7 @@ class Rbac(_Model):
     """ClusterRoles for FineTuneJobs that aggregate to view, edit and admin."""
 
 
-class AdmissionPolicy(_Model):
+class AdmissionPolicy(Strict):
     """The policy that lets a job's pods change `status.run` of that job, and nothing else."""
 
     create: bool = True
@@ -117,21 +111,21 @@ class AdmissionPolicy(_Model):
     """User names that it lets through, such as that of a backup tool which restores status."""
 
 
-class LeaderElection(_Model):
+class LeaderElection(Strict):
     """One replica works, the others wait for its Lease."""
 
     enabled: bool = False
     """Needed for more than one replica."""
 
 
-class Log(_Model):
+class Log(Strict):
     """The operator's log, on standard output."""
 
     format: Literal["json", "text"] = "json"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class MetricsService(_Model):
+class MetricsService(Strict):
     """A Service for /metrics."""
 
     enabled: bool = False
@@ -139,7 +133,7 @@ class MetricsService(_Model):
     """Such as prometheus.io/scrape."""
 
 
-class PodMonitor(_Model):
+class PodMonitor(Strict):
     """A PodMonitor of the Prometheus operator."""
 
     enabled: bool = False
@@ -152,14 +146,14 @@ class PodMonitor(_Model):
     """As in a PodMonitor."""
 
 
-class Metrics(_Model):
+class Metrics(Strict):
     """Who reads /metrics, port 8081 of the operator's pod."""
 
     service: MetricsService = MetricsService()
     pod_monitor: PodMonitor = PodMonitor()
 
 
-class PodDisruptionBudget(_Model):
+class PodDisruptionBudget(Strict):
     """How many of the operator's pods a drain may take away at a time."""
 
     enabled: bool = False
@@ -167,7 +161,7 @@ class PodDisruptionBudget(_Model):
     """At least 1: with 0, nodes could not be drained."""
 
 
-class ApiServer(_Model):
+class ApiServer(Strict):
     """Where the API server is, as seen from a pod."""
 
     cidr: str = ""
@@ -176,7 +170,7 @@ class ApiServer(_Model):
     """Its ports, of the Service and of the server itself: network plugins differ in which they see."""
 
 
-class NetworkPolicy(_Model):
+class NetworkPolicy(Strict):
     """Who may speak to the operator's pod, and to whom it may speak."""
 
     enabled: bool = False
@@ -185,14 +179,14 @@ class NetworkPolicy(_Model):
     api_server: ApiServer = ApiServer()
 
 
-class Resources(_Model):
+class Resources(Strict):
     """Of the operator's container."""
 
     requests: dict[str, str | int | float] = {"cpu": "100m", "memory": "128Mi"}
     limits: dict[str, str | int | float] = {"memory": "512Mi"}
 
 
-class Values(_Model):
+class Values(Strict):
     """Values of the Helm chart finetune-operator."""
 
     name_override: Text = ""

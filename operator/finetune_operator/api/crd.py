@@ -12,6 +12,7 @@ from typing import Any
 from finetune_operator import names
 from finetune_operator.api.job import FineTuneJobSpec
 from finetune_operator.api.status import FineTuneJobStatus
+from finetune_training.contract.record import Json
 
 MUTABLE = frozenset(
     {"suspend", "backoffLimit", "activeDeadlineSeconds", "pendingDeadlineSeconds", "ttlSecondsAfterFinished"}
@@ -50,7 +51,6 @@ _RULES = (
     ),
 )
 """What belongs together: (condition, message). The models say the same to `finetune validate`."""
-
 
 _COLUMNS = (
     # name, type, path, priority: 1 is `-o wide`
@@ -138,7 +138,7 @@ def _unchanged(name: str, always_there: bool) -> tuple[str, str] | None:
     return f"({both}) || (!has(self.{name}) && !has(oldSelf.{name}))", message
 
 
-def _structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+def _structural(node: Json, definitions: Json) -> dict[str, Any]:
     """A JSON schema as pydantic writes it, in the form that a CRD may have: no references, no unions, no titles."""
     if "$ref" in node:
         return _structural({**definitions[node["$ref"].rpartition("/")[2]], **_without(node, "$ref")}, definitions)
@@ -165,7 +165,7 @@ def _structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict
     return kept
 
 
-def _union(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+def _union(node: Json, definitions: Json) -> dict[str, Any]:
     """`X | None` is an X that may be missing; any other union is not checked by the schema."""
     choices = [each for each in node["anyOf"] if each.get("type") != "null"]
     if len(choices) == 1:
@@ -182,5 +182,5 @@ def _no_nulls(value: Any) -> Any:
     return value
 
 
-def _without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+def _without(node: Json, *keys: str) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in keys}

@@ -9,20 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from finetune_operator.settings import Quantity
+from finetune_training.contract.record import Strict
 from finetune_training.contract.spec import Checkpoint, DeepSpeed, Resources, RunSpec, Training
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True
-    )
-
-
-class PodResources(_Model):
+class PodResources(Strict):
     """Requests and limits of one pod's Ray container: both are the same, so that no neighbour takes them away."""
 
     cpu: Quantity | None = None
@@ -49,7 +43,7 @@ class JobCheckpoint(Checkpoint):
     """Folder for runs in an object store, such as `s3://bucket/folder`. Empty: as the platform team has set."""
 
 
-class EnvVar(_Model):
+class EnvVar(Strict):
     """A variable, as in a Pod."""
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
@@ -60,7 +54,7 @@ class EnvVar(_Model):
     """Where its value comes from, as in a Pod: `secretKeyRef`, `configMapKeyRef`, `fieldRef`."""
 
 
-class SourceReference(_Model):
+class SourceReference(Strict):
     """A Secret or ConfigMap of the job's namespace."""
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
@@ -69,7 +63,7 @@ class SourceReference(_Model):
     """Whether the pods start without it."""
 
 
-class EnvFromSource(_Model):
+class EnvFromSource(Strict):
     """Variables from all keys of a Secret or a ConfigMap, as in a Pod."""
 
     prefix: Annotated[str, Field(max_length=253)] | None = None
@@ -80,7 +74,7 @@ class EnvFromSource(_Model):
     """A ConfigMap."""
 
 
-class Pods(_Model):
+class Pods(Strict):
     """What its pods are made of."""
 
     image: Annotated[str, Field(max_length=512)] = ""
@@ -93,7 +87,7 @@ class Pods(_Model):
     """Account of the pods, for a cloud's workload identity. Empty: one that may do nothing but report progress."""
 
 
-class Life(_Model):
+class Life(Strict):
     """How it lives: the names of batch/v1 Job."""
 
     suspend: bool = False

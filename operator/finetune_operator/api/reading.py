@@ -8,17 +8,18 @@ reads it). So no object stops the operator that serves all the others.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from copy import copy
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from finetune_training.contract.record import Json
+
 M = TypeVar("M", bound=BaseModel)
 
 _ROUNDS: Final = 12
 """More than a field's way from wrong to missing to null to empty, on each floor of `status`."""
-_EMPTY: Final[Mapping[str, Any]] = {
+_EMPTY: Final[Json] = {
     "string_type": "",
     "int_type": 0,
     "float_type": 0.0,

@@ -63,7 +63,7 @@ def judge(world: World, failure: Failure, attempts: Sequence[PastAttempt]) -> Ve
     failed = (world.status.failed or 0) + (paid_from in (NEVER, COUNTED))
     out_of_memory = (world.status.out_of_memory or 0) + (paid_from == MEMORY)
     first = _pause(world, 1)
-    if failure.final:
+    if failure.last or paid_from == NEVER:
         given_up = " The driver has tried all it can." if paid_from == MEMORY and not failure.pod else ""
         return Verdict(failed, out_of_memory, None, given_up)
     if paid_from == FREE:

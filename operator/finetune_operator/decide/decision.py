@@ -7,17 +7,27 @@ that decides.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from finetune_operator.api.status import ConditionType
-from finetune_operator.decide.effects import Announce, Decision, DeleteRayJob, Effect, SetStatus
+from finetune_operator.decide.effects import Announce, DeleteRayJob, Effect, LogOf, SetStatus
 from finetune_operator.decide.picture import Fact, Picture, as_before, is_written, open_facts, render_status
 from finetune_operator.decide.relief import relieved
 from finetune_operator.observe.views import RayJobView
 from finetune_operator.observe.world import World
 
 
-def decision(
+@dataclass(frozen=True)
+class Decision:
+    """What to do now, and in how many seconds to look again if nothing happens. With a `question` there are no effects: it is
+    decided again with the answer in the world."""
+
+    effects: tuple[Effect, ...] = ()
+    revisit_after: float | None = None
+    question: LogOf | None = None
+
+
+def decided(
     world: World,
     picture: Picture,
     *,
@@ -54,7 +64,7 @@ def unchanged(world: World, *, after: tuple[Effect, ...] = (), revisit_after: fl
         fact = Fact(False, "Resuming", "The job goes on as soon as the last attempt's pods are gone.")
         suspended = Fact(True, "Resuming", fact.message)
     picture = replace(as_before(world), facts=open_facts(world, fact, suspended=suspended))
-    return decision(world, picture, after=after, revisit_after=revisit_after)
+    return decided(world, picture, after=after, revisit_after=revisit_after)
 
 
 def delete(rayjobs: Iterable[RayJobView]) -> tuple[Effect, ...]:

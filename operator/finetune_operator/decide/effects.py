@@ -1,4 +1,4 @@
-"""What the operator does to the API server, as values: `decide` returns them, `controller` carries them out in order.
+"""What the operator does to the API server, as values: a `Decision` has them, and `controller` carries them out in order.
 
 In each list what must survive a crash comes in such an order that deciding again, after any of them, goes on and repeats
 nothing.
@@ -6,11 +6,11 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from finetune_operator.decide.plan import Plan
+from finetune_training.contract.record import Json
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ForgetPod:
 class SetStatus:
     """Write `status` but for `run`."""
 
-    status: Mapping[str, Any]
+    status: Json
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,3 @@ class LogOf:
 
     pod: str
     container: str
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What to do now, and in how many seconds to look again if nothing happens. With a `question` there are no effects: it is
-    decided again with the answer in the world."""
-
-    effects: tuple[Effect, ...] = ()
-    revisit_after: float | None = None
-    question: LogOf | None = None

@@ -10,8 +10,8 @@ from dataclasses import replace
 from finetune_operator.api.status import ConditionType, Phase
 from finetune_operator.decide.books import SUCCEEDED, Ending, after_the_last, closed
 from finetune_operator.decide.budget import judge
-from finetune_operator.decide.decision import decision, delete, unfinished
-from finetune_operator.decide.effects import ConfirmGone, Decision, Effect, SetStatus
+from finetune_operator.decide.decision import Decision, decided, delete, unfinished
+from finetune_operator.decide.effects import ConfirmGone, Effect, SetStatus
 from finetune_operator.decide.forensics import log_of, question
 from finetune_operator.decide.outcome import Failure
 from finetune_operator.decide.picture import ACCEPTED, Fact, Picture, as_before, is_written, open_facts
@@ -50,7 +50,7 @@ def attempt_failed(world: World, failure: Failure) -> Decision:
         next_attempt=world.now + verdict.pause,
         facts=open_facts(world, retrying, hangs=said if failure.cls == FailureClass.HANG else ""),
     )
-    return decision(
+    return decided(
         world,
         picture,
         before=confirm,
@@ -76,7 +76,7 @@ def taken_back(world: World) -> Decision:
         next_attempt=world.now,
         facts=open_facts(world, Fact(False, "Preempted", message)),
     )
-    return decision(world, picture, after=delete(world.rayjobs))
+    return decided(world, picture, after=delete(world.rayjobs))
 
 
 def suspended(world: World) -> Decision:
@@ -92,7 +92,7 @@ def suspended(world: World) -> Decision:
         books=after_the_last(world, before.books, world.now) if gone else before.books,
         facts=open_facts(world, Fact(False, "Suspended", message), suspended=Fact(True, "Suspended", message)),
     )
-    return decision(world, picture, after=delete(world.rayjobs))
+    return decided(world, picture, after=delete(world.rayjobs))
 
 
 def complete(world: World, rayjob: RayJobView) -> Decision:
@@ -112,7 +112,7 @@ def complete(world: World, rayjob: RayJobView) -> Decision:
             ConditionType.COMPLETE: Fact(True, SUCCEEDED, message),
         },
     )
-    return decision(world, picture, after=unfinished(world), revisit_after=world.spec.ttl_seconds_after_finished)
+    return decided(world, picture, after=unfinished(world), revisit_after=world.spec.ttl_seconds_after_finished)
 
 
 def failed(world: World, reason: str, message: str, *, accepted: Fact | None = None) -> Decision:
@@ -148,7 +148,7 @@ def _failed(
         },
     )
     ttl = world.spec.ttl_seconds_after_finished
-    return decision(
+    return decided(
         world, picture, before=before, warn=(reason, warning or message), after=unfinished(world), revisit_after=ttl
     )
 

@@ -29,7 +29,6 @@ from finetune_training.contract.run import MESSAGE_MAX, RunStage
 
 LAST_WORD_WITHIN = 20.0
 """Seconds that KubeRay gets to see that the submitter, or the head, has ended. Before its cluster is `ready` it never does."""
-FINAL = (FailureClass.USER, FailureClass.DATA)
 _CLASSES = {code: cls for cls, code in EXIT_CODES.items()}
 _EXIT = re.compile(r"failed with exit code (-?\d+)")
 
@@ -49,11 +48,6 @@ class Failure:
     repeats: bool = field(default=False, compare=False)
     log: str = field(default="", compare=False)
     container: str = field(default="", compare=False)
-
-    @property
-    def final(self) -> bool:
-        """No other attempt can help."""
-        return self.last or self.cls in FINAL
 
     def to_status(self, log: str = "") -> LastFailure:
         """As `status.failure`, with the end of a log."""

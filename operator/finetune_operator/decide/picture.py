@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from finetune_operator.api.status import Condition, ConditionType, FineTuneJobStatus, LastFailure, Phase
 from finetune_operator.decide.books import Books, books
@@ -16,9 +16,9 @@ from finetune_operator.names import child_name
 from finetune_operator.observe.world import World
 from finetune_training.contract.failure import FailureClass
 from finetune_training.contract.moment import timestamp
+from finetune_training.contract.record import Json
 from finetune_training.contract.run import MemoryStatus, RunStage
 
-Json = Mapping[str, Any]
 _MESSAGE_MAX = 2048
 
 

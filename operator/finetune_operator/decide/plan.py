@@ -22,8 +22,8 @@ from finetune_training.contract.batch import batch_of
 from finetune_training.contract.failure import FinetuneError
 from finetune_training.contract.spec import CLUSTER_FIELDS, CLUSTER_RESOURCE_FIELDS
 
-# Those of finetune_training.store.storage that outlive a pod.
 _STORES = ("s3://", "gs://", "az://")
+"""Those of finetune_training.store.storage that outlive a pod."""
 _UNITS: dict[str, Decimal | int] = {
     "": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
     "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60,

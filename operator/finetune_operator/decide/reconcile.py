@@ -12,8 +12,8 @@ from typing import Final
 
 from finetune_operator.api.status import ConditionType, Phase
 from finetune_operator.decide.books import after_the_last, begun, logs_of, stored, watched
-from finetune_operator.decide.decision import decision, delete, unchanged
-from finetune_operator.decide.effects import Decision, Effect, ForgetPod, Start
+from finetune_operator.decide.decision import Decision, decided, delete, unchanged
+from finetune_operator.decide.effects import Effect, ForgetPod, Start
 from finetune_operator.decide.endings import after_the_end, attempt_failed, complete, failed, suspended, taken_back
 from finetune_operator.decide.outcome import Failure, Succeeded, outcome
 from finetune_operator.decide.pending import TAKEN_UP_WITHIN, pending_left, why_not_whole, why_pending
@@ -94,7 +94,7 @@ def _start(world: World, platform: Platform, attempt: int) -> Decision:
         books=begun(world, books, attempt, logs_of(planned, attempt)),
         facts=open_facts(world, Fact(False, "WaitingForPods", "The pods are being made and given their nodes.")),
     )
-    return decision(world, picture, before=(Start(planned, attempt, world.status.out_of_memory or 0),))
+    return decided(world, picture, before=(Start(planned, attempt, world.status.out_of_memory or 0),))
 
 
 # ── an attempt runs ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,7 +121,7 @@ def _running(world: World, rayjob: RayJobView) -> Decision:
             return _waited_too_long(world, waits.message)
     picture = replace(before, phase=phase, books=books, facts=open_facts(world, training))
     again = [each for each in (left, _unseen(world, rayjob)) if each is not None]
-    return decision(world, picture, after=leftovers, revisit_after=min(again, default=None))
+    return decided(world, picture, after=leftovers, revisit_after=min(again, default=None))
 
 
 def _unseen(world: World, rayjob: RayJobView) -> float | None:
@@ -163,4 +163,4 @@ def refused(world: World, reason: str, message: str, *, final: bool) -> Decision
         ray_job_name=status.ray_job_name or "",
         start=status.start or world.now,
     )
-    return decision(world, picture)
+    return decided(world, picture)

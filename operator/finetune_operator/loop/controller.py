@@ -15,7 +15,8 @@ from finetune_operator.act.apiserver import ApiError, Cluster
 from finetune_operator.act.execute import Executor, Refused, Stale
 from finetune_operator.api.reading import read
 from finetune_operator.api.status import ConditionType, FineTuneJobStatus
-from finetune_operator.decide.effects import Announce, Decision, SetStatus, Start
+from finetune_operator.decide.decision import Decision
+from finetune_operator.decide.effects import Announce, SetStatus, Start
 from finetune_operator.decide.reconcile import decide, refused
 from finetune_operator.loop.kinds import KINDS, Kind
 from finetune_operator.loop.metrics import Metrics

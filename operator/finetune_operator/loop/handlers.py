@@ -13,10 +13,11 @@ from typing import Any
 
 import kopf
 
-from finetune_operator.act.apiserver import LIST_PAGE, Body
+from finetune_operator.act.apiserver import LIST_PAGE
 from finetune_operator.loop.controller import Controller
 from finetune_operator.loop.kinds import KINDS
 from finetune_operator.observe.views import View
+from finetune_training.contract.record import Json
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
@@ -79,8 +80,8 @@ class _Patience:
         return itertools.chain((1, 2, 5), itertools.repeat(10))
 
 
-def _noticing(controller: Controller, view: Callable[[Body], View]) -> Callable[..., Any]:
-    async def noticed(event: Body, **_: Any) -> None:
+def _noticing(controller: Controller, view: Callable[[Json], View]) -> Callable[..., Any]:
+    async def noticed(event: Json, **_: Any) -> None:
         controller.noticed(view(event["object"]), gone=event["type"] == "DELETED")
 
     return noticed

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from finetune_operator import names
-from finetune_operator.act.apiserver import CORE, JOBS, RAYJOBS, Body
+from finetune_operator.act.apiserver import CORE, JOBS, RAYJOBS
 from finetune_operator.observe.views import JobView, PodView, RayJobView, View, view_job, view_pod, view_rayjob
+from finetune_training.contract.record import Json
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Kind:
     """`view` makes a `type` of an object. `label`: what an object must have; empty: nothing."""
 
     type: type[View]
-    view: Callable[[Body], View]
+    view: Callable[[Json], View]
     path: str
     group: str
     version: str

@@ -13,8 +13,8 @@ from typing import Any
 
 from finetune_operator import names
 from finetune_training.contract.moment import seconds
+from finetune_training.contract.record import Json
 
-Object = Mapping[str, Any]
 _encoded = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
@@ -129,7 +129,7 @@ class PodView:
 View = JobView | RayJobView | PodView
 
 
-def view_job(body: Object) -> JobView:
+def view_job(body: Json) -> JobView:
     """A FineTuneJob."""
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     return JobView(
@@ -145,7 +145,7 @@ def view_job(body: Object) -> JobView:
     )
 
 
-def view_rayjob(body: Object) -> RayJobView:
+def view_rayjob(body: Json) -> RayJobView:
     """A RayJob with our labels."""
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     labels = metadata["labels"]
@@ -171,7 +171,7 @@ def view_rayjob(body: Object) -> RayJobView:
     )
 
 
-def view_pod(body: Object) -> PodView:
+def view_pod(body: Json) -> PodView:
     """A pod with our labels."""
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     labels, conditions = metadata["labels"], status.get("conditions")
@@ -225,22 +225,22 @@ def _attempt(labels: Mapping[str, str]) -> int:
     return int(number) if number.isdecimal() else 0
 
 
-def _condition(conditions: Iterable[Object] | None, kind: str) -> Object:
+def _condition(conditions: Iterable[Json] | None, kind: str) -> Json:
     return next((each for each in conditions or () if each.get("type") == kind), {})
 
 
-def _text(condition: Object) -> str:
+def _text(condition: Json) -> str:
     return ": ".join(part for part in (condition.get("reason"), condition.get("message")) if part)
 
 
-def _waiting(containers: Iterable[Object]) -> Iterable[Waiting]:
+def _waiting(containers: Iterable[Json]) -> Iterable[Waiting]:
     for each in containers:
         state = (each.get("state") or {}).get("waiting")
         if state and state.get("reason"):
             yield Waiting(each["name"], state["reason"], state.get("message", ""))
 
 
-def _ended(containers: Iterable[Object], limits: Mapping[str, str]) -> Iterable[Ended]:
+def _ended(containers: Iterable[Json], limits: Mapping[str, str]) -> Iterable[Ended]:
     for each in containers:
         state = (each.get("state") or {}).get("terminated")
         if state:
@@ -253,14 +253,14 @@ def _ended(containers: Iterable[Object], limits: Mapping[str, str]) -> Iterable[
             )
 
 
-def _memory_limits(spec: Object) -> dict[str, str]:
+def _memory_limits(spec: Json) -> dict[str, str]:
     """By container."""
     containers = [*spec.get("initContainers", ()), *spec.get("containers", ())]
     limits = {each["name"]: ((each.get("resources") or {}).get("limits") or {}).get("memory") for each in containers}
     return {name: str(limit) for name, limit in limits.items() if limit}
 
 
-def _started(status: Object) -> float | None:
+def _started(status: Json) -> float | None:
     if status.get("phase", "Pending") in ("Pending", "Unknown"):
         return None
     states = [each.get("state") or {} for each in status.get("containerStatuses", ())]

@@ -5,10 +5,8 @@ In: views. Out: a `World`. Only what belongs to the object of today counts: an e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from pydantic_core import from_json
 
@@ -18,9 +16,8 @@ from finetune_operator.api.status import ConditionType, FineTuneJobStatus
 from finetune_operator.names import child_name
 from finetune_operator.observe.store import Seen
 from finetune_operator.observe.views import JobView, PodView, RayJobView
+from finetune_training.contract.record import Json
 from finetune_training.contract.run import RunStatus
-
-Json = Mapping[str, Any]
 
 LOST_AFTER = 60.0
 """Seconds after a pod should have been gone when it is taken for lost, with its node."""

@@ -29,12 +29,12 @@ from tests.e2e.platform import NAMESPACE
 from tests.faulty import short_of_memory
 
 JOBS = int(os.environ.get("FINETUNE_SOAK_JOBS", "30"))
-AT_ONCE, STEPS, EVERY = 3, 30, 5
+AT_ONCE, STEPS, EVERY, BATCH, LENGTH = 3, 12, 3, 2, 24
 # Every so many jobs one trains all of a tiny model; the others are of the real one, with LoRA.
 FULL = 5
 # The operator may keep so much more at the end than when the first jobs were done.
 GROWTH_BYTES = 16 << 20
-SLOW = "time.sleep(0.3)"
+SLOW = "time.sleep(1)"
 ONE_WORKER = {
     "pool": "gpu", "workers": 1, "gpusPerWorker": 0,
     "worker": {"cpu": "500m", "memory": "4Gi"}, "head": {"cpu": "300m", "memory": "3Gi"},
@@ -90,7 +90,7 @@ FATES = [
     Fate("S3 resets for 10 s", _reset_s3),
     Fate("job deleted", _delete("ftj"), end="Gone"),
     Fate("NaN", end="LossNotFinite", code="with torch.no_grad(): next(self.parameters()).fill_(float('nan'))"),
-    Fate("out of memory once", code=short_of_memory(tokens=128)),
+    Fate("out of memory once", code=short_of_memory(tokens=LENGTH)),
 ]
 
 
@@ -157,8 +157,8 @@ def test_thirty_jobs_with_random_faults(
 def _live(trial: Trial, fate: Fate, fields: dict[str, Any], on: Faults, delay: float) -> Ending:
     began = time.monotonic()
     trial.start(
-        **fields,
-        training={"maxSteps": STEPS, "globalBatchSize": 4, "microBatchSize": 4, "learningRate": 1e-4},
+        **fields | {"dataset": fields["dataset"] | {"maxLength": LENGTH}},
+        training={"maxSteps": STEPS, "globalBatchSize": BATCH, "microBatchSize": BATCH, "learningRate": 1e-4},
         checkpoint={"uri": RUNS, "everySteps": EVERY, "keep": 2},
         backoffLimit=8,
         ttlSecondsAfterFinished=1,

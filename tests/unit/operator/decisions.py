@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from finetune_operator.decide.effects import Announce, Decision, DeleteRayJob, Effect, SetStatus, Start
+from finetune_operator.decide.decision import Decision
+from finetune_operator.decide.effects import Announce, DeleteRayJob, Effect, SetStatus, Start
 from tests.unit.operator.worlds import NOW
 from tests.unit.operator.worlds import status as written
 from tests.unit.operator.written import Status

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from finetune_training.contract import failure
 from finetune_training.contract.failure import EXIT_CODES, FailureClass, Reason
+from finetune_training.driver.repair import STARTED_AGAIN
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "training" / "finetune_training"
@@ -75,6 +77,22 @@ def test_every_reason_in_the_code_is_explained_and_no_other() -> None:
 def test_the_exit_codes_on_the_page_are_those_of_the_code() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", PAGE, re.MULTILINE)
     assert [(FailureClass(name), int(code)) for name, code in rows] == list(EXIT_CODES.items())
+
+
+def test_the_tree_of_failures_is_that_of_the_code() -> None:
+    """Drawn with all classes and, but for what a person has to mend, with all reasons."""
+    tree = (failure.__doc__ or "").split("Failure  ")[1]
+    codes = {
+        FailureClass(name): int(code) for name, code in re.findall(r"^    [├└]── (\w+) +(\d+)  \S", tree, re.MULTILINE)
+    }
+    assert codes == EXIT_CODES
+    drawn: list[Found] = []
+    for branch in re.split(r"^    [├└]── ", tree, flags=re.MULTILINE)[1:]:
+        cls = FailureClass(branch.split()[0])
+        drawn += [(cls, reason) for reason in re.findall(r"^    [│ ]   [├└]── (\w+)", branch, re.MULTILINE)]
+    mended = (FailureClass.USER, FailureClass.DATA)
+    assert sorted(drawn) == sorted(each for each in reasons_on(PAGE) if each[0] not in mended)
+    assert set(re.findall(r"── (\w+) +[╮│╯─]", tree)) == set(STARTED_AGAIN)
 
 
 def test_every_row_says_what_it_means_and_what_to_do() -> None:

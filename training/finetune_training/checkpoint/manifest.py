@@ -10,10 +10,8 @@ import hashlib
 import re
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
-from pydantic.alias_generators import to_camel
-
 from finetune_training.checkpoint.turn import Turn
+from finetune_training.contract.record import Record
 from finetune_training.events.result import Scores
 from finetune_training.store.storage import Store
 
@@ -24,12 +22,6 @@ _UNIVERSAL = re.compile(r"universal-a([\d.]+)\.json")
 _BLANK = "0" * 64
 _OF_ONE_RANK = re.compile(r"(^|/)(\w*zero_pp_rank_\d+_mp_rank_\d+_\w+\.pt|rng_state_\d+\.pth)$")
 """DeepSpeed's and transformers' names of what only the rank that wrote it reads again."""
-
-
-class Record(BaseModel):
-    """A part of a JSON object; fields are camelCase there."""
-
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
 
 class Sealed(Record):

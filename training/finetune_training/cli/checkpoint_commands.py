@@ -20,10 +20,11 @@ from rich.text import Text
 
 from finetune_training.checkpoint import shelf
 from finetune_training.checkpoint.shelf import Checkpoint
-from finetune_training.cli.guarded import console_on, guarded
+from finetune_training.cli.guarded import guarded
 from finetune_training.contract.failure import data_error
 from finetune_training.driver.environment import quiet
 from finetune_training.events import wording
+from finetune_training.show.terminal import console_on
 from finetune_training.store.storage import Store
 
 app = typer.Typer(

@@ -1,7 +1,7 @@
 """How a command ends when it fails.
 
 In: a command's work. Out: its exit code, and one clear message instead of a traceback. All that a user sees of `finetune`
-goes through the consoles made here or in terminal.py.
+goes through the consoles of show/terminal.py.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable
-from typing import TextIO
 
 import typer
-from rich.console import Console
 
 from finetune_training.contract.failure import FinetuneError, classify
 from finetune_training.show.terminal import show_failure
@@ -33,10 +31,3 @@ def guarded(command: Callable[[], None]) -> None:
         if not isinstance(error, FinetuneError | KeyboardInterrupt):
             traceback.print_exc()
         raise typer.Exit(failure.exit_code) from error
-
-
-def console_on(stream: TextIO) -> Console:
-    """A console on `stream`. What its encoding cannot show becomes `?`, never an error."""
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="replace")
-    return Console(file=stream, highlight=False)

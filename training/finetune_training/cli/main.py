@@ -1,36 +1,30 @@
 """`finetune`: the command line.
 
-In: arguments. Out: exit code 0, or the code of the failure's class (failure.EXIT_CODES), and one clear message. All
-that is not meant for the user, of this process and of the libraries below it, goes to `attempts/<n>/driver.log`.
+In: arguments. Out: exit code 0, or the code of the failure's class (failure.EXIT_CODES), and one clear message. What a command
+does is in the rooms below.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import json
-import logging
 import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
-from finetune_training.checkpoint.run_folder import REPORT, finished, remember, run_store
+from finetune_training.checkpoint.run_folder import REPORT, finished
 from finetune_training.cli import checkpoint_commands
-from finetune_training.cli.guarded import console_on, guarded
+from finetune_training.cli.guarded import guarded
 from finetune_training.cli.validate import plan_text
-from finetune_training.contract.failure import FinetuneError, classify, user_error
+from finetune_training.contract.failure import user_error
 from finetune_training.contract.jobfile import json_schema, read_job
-from finetune_training.driver.attempt import Attempt, claim, start_anew
-from finetune_training.driver.environment import quiet, set_up_ray
-from finetune_training.driver.request import Request
-from finetune_training.driver.signals import end_at_sigterm
+from finetune_training.driver.life import AttemptFailed, live
 from finetune_training.events.result import RunResult
-from finetune_training.show.display import progress_on
-from finetune_training.show.terminal import show_failure, summary
-from finetune_training.status.writer import Status, status_for
+from finetune_training.show.terminal import console_on, summary
 from finetune_training.store.storage import open_store
 
 app = typer.Typer(
@@ -113,64 +107,14 @@ def main() -> None:
 
 
 def _run(job_file: Path, workers: int | None, *, fresh: bool) -> None:
-    """However it ends, the cluster hears of it."""
-    with status_for(job_file) as status:
-        try:
-            result = _result(job_file, workers, status, fresh=fresh)
-        except typer.Exit:  # told already
-            raise
-        except BaseException as error:
-            status.end(classify(error))
-            raise
-        status.end(result)
-
-
-def _result(job_file: Path, workers: int | None, status: Status, *, fresh: bool) -> RunResult:
-    """The run's result: there already, or of a new attempt."""
-    job = read_job(job_file)
-    store = run_store(job)
-    attempt = start_anew(store) if fresh else None
-    text = job_file.read_text(encoding="utf-8")
-    remember(store, job, text)
     console = console_on(sys.stdout)
-    if attempt is None and (result := finished(store)):
-        console.print(f"{job.name} is done already. Start it anew with --fresh.", markup=False)
-        console.print(_summary(result, store.uri, job_file))
-        return result
-    attempt = attempt or claim(store)
-    attempt.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet(attempt.folder / "driver.log") as terminal, attempt.shipped():
-            result = _attempt(Request(job, text, workers), attempt, console_on(terminal), status)
-    finally:
-        _keep(attempt, console)
-    console.print(_summary(result, store.uri, job_file))
-    return result
-
-
-def _attempt(request: Request, attempt: Attempt, console: Console, status: Status) -> RunResult:
-    set_up_ray()
-    end_at_sigterm()
-    from finetune_training.driver.run import execute
-
-    try:
-        with progress_on(console) as sink:
-            return execute(request, attempt, [sink, status])
-    except BaseException as error:
-        failure = classify(error)
-        status.end(failure)
-        (attempt.folder / "failure.json").write_text(failure.to_json(), encoding="utf-8")
-        logging.getLogger(__name__).exception("The attempt failed")
-        show_failure(failure, log=f"{attempt.store.uri}/{attempt.key}/driver.log", console=console)
-        raise typer.Exit(failure.exit_code) from error
-
-
-def _keep(attempt: Attempt, console: Console) -> None:
-    """Logs that cannot be kept do not change how the attempt ended."""
-    try:
-        attempt.keep()
-    except (FinetuneError, OSError) as error:
-        console.print(f"The attempt's logs stay in {attempt.folder}: {error}", style="yellow", markup=False)
+        done = live(job_file, workers, fresh=fresh, console=console)
+    except AttemptFailed as error:
+        raise typer.Exit(error.failure.exit_code) from error
+    if done.already:
+        console.print(f"{done.result.job} is done already. Start it anew with --fresh.", markup=False)
+    console.print(_summary(done.result, done.uri, job_file))
 
 
 def _report(job_file: Path) -> None:

@@ -3,6 +3,37 @@
 In: any exception of a run. Out: a `Failure`: its class (who has to act), a CamelCase reason, one message
 that says what is wrong, where, and what to do. The class decides whether another attempt is made (docs/failures.md),
 so this room decides by types and error codes first and reads texts only where a library offers nothing else.
+
+    Failure             code  what follows (another attempt: on a cluster without being asked)
+    ├── User               2  nothing, before somebody mends the job, the model or the environment
+    │   └── …
+    ├── Data               3  nothing, before somebody mends a source or a row
+    │   └── …
+    ├── OutOfMemory        4  the same attempt with less memory (driver/ladder.py), as long as there is less
+    │   └── OutOfMemory
+    ├── Infrastructure     5  another attempt
+    │   ├── WorkerLost     ╮
+    │   ├── NodeLost       │  the same attempt with its ranks started again (driver/repair.py)
+    │   ├── ClusterLost    │
+    │   ├── Collective     ╯
+    │   ├── ClusterTooSmall
+    │   ├── DataDamaged
+    │   ├── DiskFull
+    │   ├── HubUnreachable
+    │   ├── InheritanceDamaged
+    │   ├── Network
+    │   └── StoreUnavailable
+    ├── Preempted          7  another attempt, which costs nothing
+    │   ├── MachineTaken   ─  the same attempt with its ranks started again
+    │   └── Preempted
+    ├── Hang               8  another attempt
+    │   └── Hang
+    ├── Fenced             6  nothing here: a newer attempt goes on
+    │   └── Fenced
+    ├── Interrupted      130  what the user wants
+    │   └── Interrupted
+    └── Unknown            1  another attempt
+        └── Unknown
 """
 
 from __future__ import annotations
@@ -111,7 +142,6 @@ def infrastructure_error(reason: str, message: str, remedy: str = "", *, detail:
     return FinetuneError(Failure(FailureClass.INFRASTRUCTURE, reason, message, remedy, detail))
 
 
-# Decided by the names of types, so that reading a failure imports neither torch nor Ray.
 _BY_TYPE: dict[str, tuple[FailureClass, str]] = {
     "torch.OutOfMemoryError": (FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
     "torch.cuda.OutOfMemoryError": (FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
@@ -144,8 +174,8 @@ _BY_TYPE: dict[str, tuple[FailureClass, str]] = {
     "builtins.KeyboardInterrupt": (FailureClass.INTERRUPTED, "Interrupted"),
     "builtins.ConnectionError": (FailureClass.INFRASTRUCTURE, Reason.NETWORK),
 }
+"""Decided by the names of types, so that reading a failure imports neither torch nor Ray."""
 
-# A RuntimeError is all that these libraries raise.
 _BY_TEXT: tuple[tuple[str, FailureClass, str], ...] = (
     ("DefaultCPUAllocator: can't allocate memory", FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
     ("CUDA out of memory", FailureClass.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
@@ -154,6 +184,7 @@ _BY_TEXT: tuple[tuple[str, FailureClass, str], ...] = (
     ("Connection reset by peer", FailureClass.INFRASTRUCTURE, Reason.COLLECTIVE),
     ("NCCL error", FailureClass.INFRASTRUCTURE, Reason.COLLECTIVE),
 )
+"""A RuntimeError is all that these libraries raise."""
 
 AGAIN = "Run the same command again: it resumes from the last checkpoint."
 """The remedy where nothing else needs to be done. On a cluster the operator does it."""

@@ -35,22 +35,26 @@ class Identity:
 
 def read_job(path: Path) -> Job:
     """The job in the file at `path`. Raises a User error: unreadable file, broken YAML, wrong fields."""
+    return parse_job(read_text(path), name=str(path))
+
+
+def read_text(path: Path) -> str:
+    """What the file at `path` says. Raises a User error when it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise user_error("FileNotFound", f"There is no file {path}.", "Give the path of a FineTuneJob file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise user_error("FileUnreadable", f"{path} cannot be read: {error}.") from error
-    return parse_job(text, name=str(path))
 
 
-def read_identity(path: Path) -> Identity | None:
-    """The identity in the file at `path`, whatever else is wrong with that file; None when it has none."""
+def identity_in(text: str) -> Identity | None:
+    """The identity in a file's `text`, whatever else is wrong with it; None when it has none."""
     try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        body = yaml.safe_load(text)
         metadata = body["metadata"]
         found = [metadata.get("namespace", "default"), metadata["name"], metadata["uid"]]
-    except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     return Identity(*found) if all(isinstance(each, str) and each for each in found) else None
 

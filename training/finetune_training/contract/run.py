@@ -10,10 +10,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from finetune_training.contract.moment import Time
+from finetune_training.contract.record import Record
 
 MESSAGE_MAX: Final = 1024
 """Characters of the message of a failure."""
@@ -39,12 +40,10 @@ def _name(field: str) -> str:
     return to_camel(field).rstrip("_")
 
 
-class StatusModel(BaseModel):
+class StatusModel(Record):
     """A part of `status`."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="allow", alias_generator=_name, populate_by_name=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="allow", alias_generator=_name)
 
     def to_json(self) -> dict[str, Any]:
         """As in the API: what is not known is left out."""

@@ -10,18 +10,18 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, field_validator, model_validator
 
 from finetune_training.contract.names import JOB_NAME_MAX
+from finetune_training.contract.record import Strict
 
-# The cluster's half of the same file (design: "where it runs", "how it lives"): accepted and ignored on a laptop.
 CLUSTER_FIELDS = frozenset(
     {
         "image", "env", "envFrom", "serviceAccountName", "suspend",
         "backoffLimit", "activeDeadlineSeconds", "pendingDeadlineSeconds", "ttlSecondsAfterFinished",
     }
 )  # fmt: skip
+"""The cluster's half of the same file (design: "where it runs", "how it lives"): accepted and ignored on a laptop."""
 CLUSTER_RESOURCE_FIELDS = frozenset({"pool", "worker", "head"})
 
 
@@ -87,16 +87,10 @@ class ArtifactFormat(StrEnum):
     MERGED = "Merged"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True
-    )
-
-
 Uri = Annotated[str, Field(min_length=1, max_length=2048)]
 
 
-class ModelSpec(_Model):
+class ModelSpec(Strict):
     """The base model."""
 
     uri: Uri
@@ -109,7 +103,7 @@ class ModelSpec(_Model):
     """Attention implementation. Auto: the one that transformers chooses."""
 
 
-class Source(_Model):
+class Source(Strict):
     """Files of one kind."""
 
     uri: Uri
@@ -120,7 +114,7 @@ class Source(_Model):
     """For Text: what one row is. A Document longer than `maxLength` is cut into several samples; nothing is lost."""
 
 
-class Validation(_Model):
+class Validation(Strict):
     """The held-out rows: a share of the training sources, or sources of their own. Neither: no evaluation."""
 
     fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
@@ -134,7 +128,7 @@ class Validation(_Model):
     """As in `dataset.train`."""
 
 
-class Columns(_Model):
+class Columns(Strict):
     """Names of the columns, where they differ from the usual ones."""
 
     messages: str = ""
@@ -147,7 +141,7 @@ class Columns(_Model):
     """Column with the text."""
 
 
-class DatasetSpec(_Model):
+class DatasetSpec(Strict):
     """The rows and what becomes of them."""
 
     train: Annotated[list[Source], Field(min_length=1, max_length=16)]
@@ -172,7 +166,7 @@ class DatasetSpec(_Model):
     the last turn or the completion. All: every token."""
 
 
-class LoRA(_Model):
+class LoRA(Strict):
     """Low-rank adapters (PEFT's LoraConfig)."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
@@ -185,7 +179,7 @@ class LoRA(_Model):
     """Which modules get an adapter: `all-linear`, a regular expression, or names."""
 
 
-class Method(_Model):
+class Method(Strict):
     """How the model learns."""
 
     objective: Literal["SFT"] = "SFT"
@@ -196,7 +190,7 @@ class Method(_Model):
     """For LoRA."""
 
 
-class Training(_Model):
+class Training(Strict):
     """Steps, batches and the optimizer."""
 
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1
@@ -223,7 +217,7 @@ class Training(_Model):
     """Other `transformers.TrainingArguments`, by their own names."""
 
 
-class DeepSpeed(_Model):
+class DeepSpeed(Strict):
     """The engine (DeepSpeed ZeRO)."""
 
     stage: Annotated[int, Field(ge=0, le=3)] = 3
@@ -244,14 +238,14 @@ class DeepSpeed(_Model):
         return self
 
 
-class ResumeFrom(_Model):
+class ResumeFrom(Strict):
     """Another run's checkpoint to begin with, as long as this run has none of its own. Empty: the base model."""
 
     uri: str = Field(default="", max_length=2048)
     """A checkpoint's or a run's folder. All goes on from it if data, seed, batch, stage are the same; else its weights do."""
 
 
-class Checkpoint(_Model):
+class Checkpoint(Strict):
     """Where the run lives, and how often it is saved."""
 
     uri: Uri = "runs"
@@ -263,7 +257,7 @@ class Checkpoint(_Model):
     resume_from: ResumeFrom = ResumeFrom()
 
 
-class Evaluation(_Model):
+class Evaluation(Strict):
     """Loss on the held-out rows, and samples."""
 
     every_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 500
@@ -276,7 +270,7 @@ class Evaluation(_Model):
     """Prompts that the base and the tuned model both answer, for the report. Empty: the beginning of a held-out row."""
 
 
-class Output(_Model):
+class Output(Strict):
     """What comes out besides the run's own `result/`."""
 
     uri: str = Field(default="", max_length=2048)
@@ -285,7 +279,7 @@ class Output(_Model):
     """Adapter: the LoRA weights. Merged: a whole model that transformers loads."""
 
 
-class Resources(_Model):
+class Resources(Strict):
     """How many ranks. Used where `RAY_ADDRESS` names a cluster; on a laptop `--workers` counts."""
 
     workers: Annotated[int, Field(ge=1, le=4096)] = 1
@@ -298,7 +292,7 @@ class Resources(_Model):
         return self.workers * max(1, self.gpus_per_worker)
 
 
-class RunSpec(_Model):
+class RunSpec(Strict):
     """What is trained."""
 
     model: ModelSpec
@@ -329,7 +323,7 @@ class RunSpec(_Model):
         return self
 
 
-class Job(_Model):
+class Job(Strict):
     """A FineTuneJob as a file: identity and spec."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=JOB_NAME_MAX)]

@@ -11,44 +11,41 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ray
 
-from finetune_training.contract.failure import AGAIN, Failure, FailureClass, FinetuneError, Reason
-from finetune_training.driver.listen import Draining, Heard, Message, Signalled, first_cause, listen
-from finetune_training.driver.preemption import DRIVER_TOLD, LOSSES, explained, stopped
+from finetune_training.contract.failure import Failure, FinetuneError
+from finetune_training.driver.hang import end_hanging
+from finetune_training.driver.listen import Draining, Message, Signalled, listen
+from finetune_training.driver.outcome import outcome
 from finetune_training.driver.ray_cluster import LOOK_SECONDS, draining_watched, free_places, on_node, on_nodes
 from finetune_training.driver.signals import signals_to, told_to_end
 from finetune_training.events.progress import Event, Trained
 from finetune_training.worker.container import HostMemory, host_memory
-from finetune_training.worker.line import LAST, Line, Place
-from finetune_training.worker.rank import run_rank, stacks_path
-from finetune_training.worker.stacks import Found, collect, culprit, end, told
+from finetune_training.worker.line import LAST, Line
+from finetune_training.worker.rank import run_rank
 from finetune_training.worker.task import Task
 
 logger = logging.getLogger(__name__)
-STACKS = "stacks.txt"
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS: Final = 10.0
 
 
 def launch(task: Task, *, spread: bool, folder: Path, on_event: Callable[[Event], None]) -> Trained:
     """Run the task's ranks; with `spread` each on a machine of its own. Ctrl-C, SIGTERM, or a machine of theirs that is
     told to end: they save a checkpoint and stop. A second Ctrl-C ends it at once. Ranks that do not move any more are ended;
-    their stacks are in `folder` then. Raises a FinetuneError."""
+    their stacks are in `folder` then. Raises a FinetuneError with what has failed first."""
     # Here, where it is lost only together with the driver: a machine of ranks that is lost must not take the line along.
     here = on_node(ray.get_runtime_context().get_node_id())
     line = ray.remote(num_cpus=0)(Line).options(scheduling_strategy=here).remote()
     messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    outcome: list[BaseException] = []
-    found: list[Found] = []
+    ended: list[BaseException] = []
     threads = [
         threading.Thread(target=_pump, args=(line, messages), name="events", daemon=True),
-        threading.Thread(target=_fit, args=(task, spread, line, outcome), name="ray-train", daemon=True),
+        threading.Thread(target=_fit, args=(task, spread, line, ended), name="ray-train", daemon=True),
     ]
     with (
         signals_to(lambda number: messages.put(Signalled(number))),
@@ -60,27 +57,15 @@ def launch(task: Task, *, spread: bool, folder: Path, on_event: Callable[[Event]
             messages,
             on_event,
             stop=lambda: line.stop.remote(),
-            on_hang=lambda heard: found.extend(_end_hanging(task, heard.places, folder)),
+            on_hang=lambda heard, seconds: end_hanging(task, heard.places, folder, seconds=seconds, step=heard.step),
         )
         threads[-1].join()
     with suppress(ray.exceptions.RayError):  # it may be gone with the cluster
         ray.kill(line)
-    if heard.hung:
-        raise FinetuneError(_hang(heard.hung, found, f"{task.store.uri}/attempts/{task.turn.attempt}/{STACKS}"))
-    if heard.trained and (heard.trained.interrupted or told_to_end()):
-        # The checkpoint is there, whatever has become of the ranks since. After the last step, too: to answer and to export
-        # takes longer than there is time.
-        by_user = heard.asked and heard.stopped_by is None
-        by = DRIVER_TOLD if told_to_end() and not by_user else heard.stopped_by
-        raise FinetuneError(stopped(heard.trained.step, by))
-    if heard.trained is None or heard.failed or outcome:
-        raise FinetuneError(_explained(heard, outcome))
-    return heard.trained
-
-
-def _explained(heard: Heard, outcome: list[BaseException]) -> Failure:
-    failure = explained(first_cause(heard.failed, outcome), heard.taken)
-    return _short_of_memory(failure, heard.places) or failure if failure.reason in LOSSES else failure
+    came_of_it = outcome(heard, ended, _memory_on, told_to_end=told_to_end())
+    if isinstance(came_of_it, Failure):
+        raise FinetuneError(came_of_it)
+    return came_of_it
 
 
 def _pump(line: Any, messages: queue.SimpleQueue[Message]) -> None:
@@ -98,7 +83,7 @@ def _pump(line: Any, messages: queue.SimpleQueue[Message]) -> None:
                 return
 
 
-def _fit(task: Task, spread: bool, line: Any, outcome: list[BaseException]) -> None:
+def _fit(task: Task, spread: bool, line: Any, ended: list[BaseException]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -124,70 +109,20 @@ def _fit(task: Task, spread: bool, line: Any, outcome: list[BaseException]) -> N
         ).fit()
     except BaseException as error:  # handed to the driver's thread
         logger.exception("Ray Train ended with an error")
-        outcome.append(error)
+        ended.append(error)
         try:
             free_places()
         except (
             Exception
-        ):  # as when the cluster is gone. The driver waits for the end of the line, whatever happens here
+        ):  # as when the cluster is gone; the driver waits for the end of the line, whatever happens here
             logger.warning("Room on the cluster may still be kept for ranks that are gone", exc_info=True)
         time.sleep(2 * LOOK_SECONDS)  # if it is for a node that was told to end, the driver hears of that first
     with suppress(ray.exceptions.RayError):  # then the line is cut, and the driver knows
         ray.get(line.end.remote())
 
 
-# ── ranks that hang, or were killed for want of memory ──────────────────────────────────────────────────────────────
-
-
-def _end_hanging(task: Task, places: Mapping[int, Place], folder: Path) -> list[Found]:
-    """Their stacks, kept; they are killed, so that Ray Train ends."""
-    asked = {
-        node: {rank: (place.pid, stacks_path(task, rank)) for rank, place in places.items() if place.node == node}
-        for node in {place.node for place in places.values()}
-    }
-    found = sorted(
-        (each for answer in on_nodes(collect, asked, seconds=_ANSWER_SECONDS).values() for each in answer),
-        key=lambda each: each.rank,
-    )
-    pids = {node: [pid for pid, _ in ranks.values()] for node, ranks in asked.items()}
-    on_nodes(end, pids, seconds=_ANSWER_SECONDS)
-    try:
-        (folder / STACKS).write_text(told(found), encoding="utf-8")
-    except OSError:  # a full disk: the sentence is left
-        logger.warning("The stacks could not be kept", exc_info=True)
-    return found
-
-
-def _hang(hung: tuple[float, int], found: list[Found], where: str) -> Failure:
-    seconds, step = hung
-    who = culprit(found)
-    return Failure(
-        FailureClass.HANG,
-        "Hang",
-        f"No step for {seconds:.0f} s after step {step}.{f' {who}' if who else ''} What every rank was doing is in {where}.",
-        AGAIN,
-    )
-
-
-def _short_of_memory(failure: Failure, places: Mapping[int, Place]) -> Failure | None:
-    """The kernel kills without a word: only its counter tells that it was for want of memory."""
-    anyone = failure.rank is None or failure.reason == Reason.COLLECTIVE
-    lost = {rank: place for rank, place in sorted(places.items()) if anyone or rank == failure.rank}
-    answers = on_nodes(_memory, dict.fromkeys(place.node for place in lost.values()), seconds=_ANSWER_SECONDS)
-    for rank, place in lost.items():
-        now = answers.get(place.node)
-        if now and now.kills > place.kills:
-            limit = f" of {now.limit / 2**30:.1f} GiB" if now.limit else ""
-            return replace(
-                failure,
-                cls=FailureClass.OUT_OF_MEMORY,
-                reason=Reason.OUT_OF_MEMORY,
-                message=f"Rank {rank} on {place.address} was killed by the kernel: its host memory{limit} was used up.",
-                remedy="Give the workers more memory (on a cluster spec.resources.worker.memory), or the run a smaller "
-                "spec.training.microBatchSize.",
-                rank=rank,
-            )
-    return None
+def _memory_on(nodes: Iterable[str]) -> Mapping[str, HostMemory]:
+    return on_nodes(_memory, dict.fromkeys(nodes), seconds=_ANSWER_SECONDS)
 
 
 def _memory(_: None) -> HostMemory:

@@ -1,7 +1,7 @@
 """What is taken away from a run while it trains: machines of its ranks, or the driver itself.
 
 In: where the ranks are, which of Ray's nodes are told to end, a signal. Out: what is taken away, in words, and how an
-attempt has ended that was stopped for it, or was not stopped in time.
+attempt has ended that was stopped for it. (One that was not stopped in time is outcome.py's.)
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ from dataclasses import dataclass, replace
 
 from finetune_training.contract.failure import AGAIN, Failure, FailureClass, Reason
 from finetune_training.worker.line import Place
-
-LOSSES = (Reason.WORKER_LOST, Reason.NODE_LOST, Reason.CLUSTER_LOST, Reason.COLLECTIVE)
-"""Reasons of failures: ranks are gone, or their peers are."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +23,9 @@ class Taken:
     @property
     def kind(self) -> tuple[FailureClass, str]:
         """Class and reason of the failure that it is."""
-        return (
-            (FailureClass.PREEMPTED, "Preempted")
-            if self.ranks is None
-            else (FailureClass.PREEMPTED, Reason.MACHINE_TAKEN)
-        )
+        if self.ranks is None:
+            return FailureClass.PREEMPTED, "Preempted"
+        return FailureClass.PREEMPTED, Reason.MACHINE_TAKEN
 
 
 DRIVER_TOLD = Taken("The driver was told to end (SIGTERM).")
@@ -56,24 +51,6 @@ def stopped(step: int, by: Taken | None) -> Failure:
     if by is None:
         return Failure(FailureClass.INTERRUPTED, "Interrupted", message, AGAIN)
     return Failure(*by.kind, f"{by.what} {message}", AGAIN)
-
-
-def explained(failure: Failure, by: Taken | None) -> Failure:
-    """`failure`, or what it really is: ranks that went with what was taken away, before they had saved."""
-    if by is None or failure.reason not in LOSSES:
-        return failure
-    another = by.ranks is not None and failure.rank is not None and failure.rank not in by.ranks
-    if another and failure.reason != Reason.COLLECTIVE:  # whose peers are gone is none of its own
-        return failure
-    cls, reason = by.kind
-    return replace(
-        failure,
-        cls=cls,
-        reason=reason,
-        message=f"{by.what} It was gone before the ranks had stopped; the last checkpoint that was saved stands.",
-        remedy=AGAIN,
-        detail="\n".join(text for text in (failure.message, failure.detail) if text),
-    )
 
 
 def with_the_driver(failure: Failure) -> Failure:

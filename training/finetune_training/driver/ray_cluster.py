@@ -32,14 +32,14 @@ from finetune_training.driver.signals import end_at_sigterm
 logger = logging.getLogger(__name__)
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
-# What a machine that has just been lost may delay the end of a run.
 _SWEEP_SECONDS = 20
-# In which a machine that is there has started a process and answered.
+"""What a machine that has just been lost may delay the end of a run."""
 _ANSWER_SECONDS = 30.0
-# Name and namespace of the actors that Ray Data starts when it is first used.
+"""In which a machine that is there has started a process and answered."""
 _DETACHED = (("AutoscalingCoordinator", "AutoscalingCoordinator"), ("datasets_stats_actor", "_dataset_stats_actor"))
-# How often Ray is asked which nodes are told to end.
+"""Name and namespace of the actors that Ray Data starts when it is first used."""
 LOOK_SECONDS = 0.5
+"""How often Ray is asked which nodes are told to end."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from finetune_training.contract.environment import OUT_OF_MEMORY
 from finetune_training.contract.failure import Failure, FailureClass, FinetuneError, Reason, Terminated
@@ -19,12 +20,15 @@ from finetune_training.driver import ladder
 from finetune_training.driver.attempt import Attempt
 from finetune_training.driver.ladder import Memory
 from finetune_training.driver.launch import launch
-from finetune_training.driver.preemption import LOSSES, with_the_driver
+from finetune_training.driver.outcome import LOSSES
+from finetune_training.driver.preemption import with_the_driver
 from finetune_training.driver.ray_cluster import Cluster, await_machines
 from finetune_training.driver.signals import told_to_end
 from finetune_training.events.progress import CheckpointSaved, Event, MemoryUse, Restarted, Stage, StageStarted, Trained
 from finetune_training.worker.task import Task
 
+STARTED_AGAIN: Final = (*LOSSES, Reason.MACHINE_TAKEN)
+"""Reasons of failures after which ranks are started again, when there are machines for them."""
 LOSSES_WITHOUT_CHECKPOINT = 3
 """So often ranks are started again after a loss without a new checkpoint in between: what is lost more often has a reason."""
 REPLACED_WITHIN = 600.0
@@ -60,7 +64,7 @@ class Repair:
         """Make ready for another start, or raise `error`."""
         failure = error.failure
         relieves = failure.cls is FailureClass.OUT_OF_MEMORY
-        if not relieves and failure.reason not in (*LOSSES, Reason.MACHINE_TAKEN):
+        if not relieves and failure.reason not in STARTED_AGAIN:
             raise error
         if told_to_end():
             raise FinetuneError(with_the_driver(failure)) from error
@@ -160,12 +164,11 @@ def _not_replaced(failure: Failure) -> Failure:
 
 
 def _nothing_left(failure: Failure, memory: Memory) -> Failure:
-    tried = (
-        f"microBatchSize {memory.micro_batch_size}, gradientCheckpointing {str(memory.gradient_checkpointing).lower()}"
-    )
+    twice = str(memory.gradient_checkpointing).lower()
+    tried = f"microBatchSize {memory.micro_batch_size}, gradientCheckpointing {twice}"
+    engine = f"deepspeed stage {memory.stage} with offload {memory.offload}"
     return replace(
         failure,
-        message=f"{failure.message} Nothing is left to give up: the run had {tried}, deepspeed stage {memory.stage} with "
-        f"offload {memory.offload}.",
+        message=f"{failure.message} Nothing is left to give up: the run had {tried}, {engine}.",
         remedy="Use more or larger machines, more workers, a lower spec.dataset.maxLength, or LoRA, in a run of its own.",
     )

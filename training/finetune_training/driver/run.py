@@ -1,7 +1,7 @@
-"""One attempt from beginning to end: claim, prepare, train, finish, report.
+"""What an attempt does: prepare, train, finish, report.
 
-In: a job and its file's text. Out: a `RunResult` in the store, `result/metrics.json` written last, or a FinetuneError.
-This is the order in which things happen; how each is done is in the room of its name.
+In: what was asked for, and a claimed attempt (life.py). Out: a `RunResult` in the store, `result/metrics.json` written last, or a
+FinetuneError. This is the order in which things happen; how each is done is in the room of its name.
 """
 
 from __future__ import annotations

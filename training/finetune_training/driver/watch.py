@@ -17,8 +17,8 @@ from finetune_training.contract.failure import user_error
 from finetune_training.events.progress import Away, Report, Stage, StageStarted, Step
 
 _FLOOR, _FACTOR = 300.0, 10.0
-# The first steps of a launch compile and allocate; what they take says nothing about the others.
 _UNCOUNTED = 2
+"""The first steps of a launch compile and allocate; what they take says nothing about the others."""
 _RECENT = 50
 
 

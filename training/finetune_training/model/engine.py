@@ -18,20 +18,19 @@ MAX_GRAD_NORM = 1.0
 def deepspeed_config(spec: RunSpec, *, ranks: int, on_gpu: bool) -> dict[str, Any]:
     """The config of `deepspeed.initialize`, with `spec.deepspeed.config` merged over it."""
     batch = batch_of(spec, ranks=ranks)
+    bf16 = spec.training.precision is Precision.BF16
     config: dict[str, Any] = {
         "train_batch_size": batch.global_batch_size,
         "train_micro_batch_size_per_gpu": batch.micro_batch_size,
         "gradient_accumulation_steps": batch.gradient_accumulation_steps,
         "gradient_clipping": _number(spec, "max_grad_norm", MAX_GRAD_NORM),
-        "bf16": {"enabled": spec.training.precision is Precision.BF16},
+        "bf16": {"enabled": bf16},
         "zero_optimization": _zero(spec, on_gpu=on_gpu),
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
-    if (
-        spec.training.precision is Precision.BF16 and spec.deepspeed.stage > 0
-    ):  # DeepSpeed 0.19 has no such mix at stage 0
+    if bf16 and spec.deepspeed.stage > 0:  # DeepSpeed 0.19 has no such mix at stage 0
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return merged(config, spec.deepspeed.config)
 
@@ -71,6 +70,5 @@ def _number(spec: RunSpec, name: str, default: float) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise user_error(
-            "InvalidExtra", f"spec.training.extra.{name}: {value!r} is no number.", "Write a number."
-        ) from None
+        message = f"spec.training.extra.{name}: {value!r} is no number."
+        raise user_error("InvalidExtra", message, "Write a number.") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from io import TextIOWrapper
+from typing import TextIO
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
@@ -19,6 +20,13 @@ from finetune_training.events.result import RunResult, Sample, Scores
 
 _LABEL_WIDTH = 6
 _SAMPLE_LINES = 4
+
+
+def console_on(stream: TextIO) -> Console:
+    """A console on `stream`. What its encoding cannot show becomes `?`, never an error."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace")
+    return Console(file=stream, highlight=False)
 
 
 def open_console(*, stderr: bool = False) -> Console:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-# Where Kubernetes puts the account of every pod.
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where Kubernetes puts the account of every pod."""
 _TIMEOUT_SECONDS = 10.0
 _APPLY = "application/apply-patch+yaml"
 

@@ -15,14 +15,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 from finetune_training.contract.environment import ATTEMPT, STATUS
 from finetune_training.contract.failure import Failure
-from finetune_training.contract.jobfile import Identity, read_identity
+from finetune_training.contract.jobfile import Identity
 from finetune_training.contract.names import API_VERSION, DRIVER_MANAGER, KIND, PLURAL
 from finetune_training.events.progress import Event
 from finetune_training.events.result import RunResult
@@ -149,11 +148,11 @@ class ClusterStatus(Status):
             self._due, self._resume = 0.0, time.monotonic() + pause
 
 
-def status_for(job_file: Path) -> Status:
-    """The sink of the run in `job_file`, which need not be valid. To be closed, best by `with`."""
+def status_for(identity: Identity | None) -> Status:
+    """The sink of the run that is the object `identity`. To be closed, best by `with`."""
     if os.environ.get(STATUS) != "true":
         return Status()
-    server, attempt, identity = apiserver.in_pod(), os.environ.get(ATTEMPT, ""), read_identity(job_file)
+    server, attempt = apiserver.in_pod(), os.environ.get(ATTEMPT, "")
     if server is None or not attempt.isdigit() or identity is None:
         logger.warning(
             f"{STATUS} is set, but status.run is not written: it wants a pod, {ATTEMPT}, and metadata.uid in the job's file"

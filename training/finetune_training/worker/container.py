@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
-# Version 1 has no word for "no limit" but a number that no machine has.
 _UNLIMITED = 2**60
+"""Version 1 has no word for "no limit" but a number that no machine has."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
@@ -28,10 +30,10 @@ from finetune_training.contract.spec import Offload, Precision, RunSpec, Schedul
 from finetune_training.data.shards import IGNORE
 from finetune_training.model.engine import MAX_GRAD_NORM
 from finetune_training.model.model import flattens, lora_config
+from finetune_training.model.state import state_bytes, without_frozen
 from finetune_training.worker.position import EMPTY, Plan
 
 SCHEDULERS = {Scheduler.COSINE: "cosine", Scheduler.LINEAR: "linear", Scheduler.CONSTANT: "constant_with_warmup"}
-# What would take the loop, the saving or the batches out of our hands.
 _FIXED: dict[str, Any] = {
     "logging_strategy": "steps",
     "auto_find_batch_size": False,
@@ -44,6 +46,7 @@ _FIXED: dict[str, Any] = {
     "padding_free": False,
     "enable_jit_checkpoint": False,
 }
+"""What would take the loop, the saving or the batches out of our hands."""
 TensorBatch = dict[str, torch.Tensor]
 
 
@@ -94,16 +97,17 @@ class _MicroBatches(IterableDataset[dict[str, Any]]):
             yield trainer.collate(trainer.train_dataset, indices) | {"samples": indices}
 
 
+class StepCallback(TrainerCallback):  # type: ignore[misc]
+    """Is told what every callback is told, and when the samples of the next step are about to be read."""
+
+    def on_batch(self) -> None: ...
+
+
 class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
     """Supervised fine-tuning on packed samples, in the plan's order."""
 
-    def __init__(
-        self, *, plan: Plan, save: Callable[[ExactSFTTrainer], None], on_batch: Callable[[], None], **options: Any
-    ) -> None:
-        self.plan = plan
-        self._save_state = save
-        self._on_batch = on_batch
-        self.first_step = 0
+    def __init__(self, *, plan: Plan, first_step: int, **options: Any) -> None:
+        self.plan, self._first_step = plan, first_step
         self.supervised_tokens = 0
         self.used: list[int] = []
         """The samples of the step, those of this rank."""
@@ -121,21 +125,23 @@ class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
         """A generator of its own: a DataLoader draws from the global one when it starts, which dropout would notice
         after a resume."""
         return DataLoader(
-            _MicroBatches(self, self.first_step),
+            _MicroBatches(self, self._first_step),
             batch_size=None,
             pin_memory=self.args.dataloader_pin_memory,
             generator=torch.Generator(),
         )
 
     def get_batch_samples(self, *args: Any) -> tuple[list[TensorBatch], torch.Tensor]:
-        self._on_batch()
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, StepCallback):
+                callback.on_batch()
         batches, supervised = super().get_batch_samples(*args)
         self.supervised_tokens = int(supervised) if supervised is not None else 0
         self.used = [index for batch in batches for index in batch.pop("samples") if index != EMPTY]
         return batches, supervised
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self._save_state(self)
+        """Nothing: that is up to `on_save` of a callback, which follows."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Called when the engine has loaded the checkpoint."""
@@ -145,17 +151,16 @@ class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
 
     def write_state(self, folder: Path) -> None:
         """This rank's part of a checkpoint: engine shards, scheduler, RNG states, trainer state."""
-        self._save_optimizer_and_scheduler(str(folder))
+        with without_frozen(self.model) if isinstance(self.model, PeftModel) else nullcontext():
+            self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
         if self.args.should_save:
             self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def state_bytes(self) -> int:
-        """About what `write_state` will write: FP32 weights and Adam's two moments of what is trained, this rank's share of
-        them under ZeRO, and the weights themselves."""
-        trained = [each for each in self.model.parameters() if each.requires_grad]
-        shared_by = self.args.world_size if self.model_wrapped.zero_optimization() else 1
-        return sum(_numel(each) * (each.element_size() + 12 // shared_by) for each in trained)
+        """About what `write_state` will write."""
+        stage, args = self.model_wrapped.zero_optimization_stage(), self.args
+        return state_bytes(self.model, stage=stage, rank=args.process_index, ranks=args.world_size)
 
     @torch.no_grad()
     def held_out_loss(self, dataset: Dataset) -> tuple[float, int]:
@@ -229,14 +234,11 @@ def sft_trainer(
     args: SFTConfig,
     plan: Plan,
     train: Dataset,
-    callbacks: list[TrainerCallback],
-    save: Callable[[ExactSFTTrainer], None],
-    on_batch: Callable[[], None],
+    first_step: int,
 ) -> ExactSFTTrainer:
     return ExactSFTTrainer(
         plan=plan,
-        save=save,
-        on_batch=on_batch,
+        first_step=first_step,
         model=model,
         args=args,
         train_dataset=train,
@@ -244,7 +246,6 @@ def sft_trainer(
         data_collator=Collator(tokenizer.pad_token_id or 0, flatten=flattens(model)),
         peft_config=lora_config(spec),
         optimizer_cls_and_kwargs=_host_adam(args) if spec.deepspeed.offload is not Offload.NONE else None,
-        callbacks=callbacks,
     )
 
 
@@ -255,11 +256,6 @@ def _host_adam(args: SFTConfig) -> tuple[type, dict[str, Any]]:
 
     betas = args.adam_beta1, args.adam_beta2
     return DeepSpeedCPUAdam, {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon}
-
-
-def _numel(parameter: Any) -> int:
-    """Of the whole parameter, also where ZeRO-3 holds a part of it."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def _row(sample: dict[str, Any]) -> TensorBatch:

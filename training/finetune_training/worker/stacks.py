@@ -22,10 +22,10 @@ _SIGNAL = signal.SIGUSR1
 _WITHIN, _LOOK = 5.0, 0.1
 _STATES = {"T": "is stopped (SIGSTOP)", "t": "is stopped by a debugger", "Z": "has ended"}
 _FRAME = re.compile(r'File "(.+?)", line (\d+) in (\S+)')
-# The thread that trains has this in its stack: with Ray it is not the main one.
 _TRAINS = "finetune_training/worker/worker.py"
-# Where a rank is that waits for the others.
+"""The thread that trains has this in its stack: with Ray it is not the main one."""
 _COLLECTIVES = ("distributed_c10d.py", "deepspeed/comm", "/gloo", "/nccl")
+"""Where a rank is that waits for the others."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_training.checkpoint.manifest import Facts
 from finetune_training.checkpoint.turn import Turn
 from finetune_training.contract.spec import Job, ModelSpec
 from finetune_training.data.shards import DataManifest
@@ -37,6 +38,22 @@ class Task:
     @property
     def data_store(self) -> Store:
         return self.store.child("data", self.data.fingerprint)
+
+    @property
+    def facts(self) -> Facts:
+        """What a checkpoint of these ranks depends on."""
+        spec = self.job.spec
+        return Facts(
+            attempt=self.turn.attempt,
+            restart=self.turn.restart,
+            world_size=self.ranks,
+            zero_stage=spec.deepspeed.stage,
+            method=spec.method.type,
+            seed=spec.training.seed,
+            global_batch_size=spec.training.global_batch_size,
+            data_fingerprint=self.data.fingerprint,
+            versions=self.versions,
+        )
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from finetune_training.checkpoint.lineage import check_fence
-from finetune_training.checkpoint.load import Restored, restore
-from finetune_training.checkpoint.manifest import Facts
 from finetune_training.checkpoint.reshape import loading
-from finetune_training.checkpoint.resume_from import Elsewhere, begin_with, resume_from
 from finetune_training.checkpoint.save import Checkpointer, Origin
 from finetune_training.checkpoint.world import TorchWorld, World
 from finetune_training.contract.batch import batch_of
@@ -27,6 +25,7 @@ from finetune_training.events.progress import Report, Resumed, Stage, StageStart
 from finetune_training.model.engine import deepspeed_config, merged
 from finetune_training.model.fetch import default_cache, fetch_model
 from finetune_training.worker.position import Plan
+from finetune_training.worker.start import Start, start
 from finetune_training.worker.task import Context, Task
 
 
@@ -39,81 +38,41 @@ def train(task: Task, context: Context) -> None:
     model_folder = _first_of_node(world, lambda: fetch_model(task.job.spec.model, cache=default_cache()).folder)
     if _computes_bf16_in_software(task):
         say(Warned("This CPU computes BF16 in software: spec.training.precision FP32 is some six times faster here."))
-    cache = task.staging / "restored"
-    restored = restore(task.store, task.inherited, facts=_facts(task), world=world, cache=cache, report=say)
-    elsewhere = None
-    if restored is None:
-        cache = task.staging / "resume-from"
-        elsewhere = resume_from(task.job.spec, facts=_facts(task), world=world, cache=cache, report=say)
-    staging = task.staging / f"rank-{context.rank}"
+    begin = start(task, world, say)
+    from finetune_training.worker.steps import Steps  # seconds, and the driver imports this module too
+
+    with closing(_checkpointer(task, world, begin, say)) as checkpointer:
+        validation = _validation(task, world)
+        trainer = _trainer(task, world, begin, model_folder)
+        steps = Steps(
+            trainer, begin, task.job.spec, world=world, report=say, checkpointer=checkpointer, validation=validation
+        )
+        trainer.add_callback(steps)
+        if begin.restored:
+            say(Resumed(begin.step, begin.restored.uri))
+        trainer.train(resume_from_checkpoint=str(begin.folder) if begin.folder else None)
+        steps.finish()
+        if not steps.interrupted:
+            _publish_weights(task, world, trainer)
+        say(Trained(trainer.state.global_step, steps.interrupted))
+
+
+def _checkpointer(task: Task, world: World, begin: Start, say: Callable[[Report], bool]) -> Checkpointer:
+    staging = task.staging / f"rank-{world.rank}"
     shutil.rmtree(staging, ignore_errors=True)  # of a rank that was lost while it saved
-    checkpointer = Checkpointer(
+    return Checkpointer(
         task.store,
-        facts=_facts(task),
+        facts=task.facts,
         world=world,
         staging=staging,
         keep=task.job.spec.checkpoint.keep,
-        origin=Origin(task.inherited, restored.name if restored else None),
+        origin=Origin(task.inherited, begin.own.name if begin.own else None),
         report=say,
     )
-    try:
-        _train(
-            task,
-            world,
-            say,
-            model_folder=model_folder,
-            restored=restored,
-            elsewhere=elsewhere,
-            checkpointer=checkpointer,
-        )
-    finally:
-        checkpointer.close()
 
 
-def _train(
-    task: Task,
-    world: World,
-    say: Callable[[Report], bool],
-    *,
-    model_folder: Path,
-    restored: Restored | None,
-    elsewhere: Elsewhere | None,
-    checkpointer: Checkpointer,
-) -> None:
-    from finetune_training.worker.steps import Steps
-
-    spec = task.job.spec
-    restored = restored or (elsewhere.restored if elsewhere else None)
-    validation = _dataset(task, world, task.data.validation)
-    if validation is not None and spec.evaluation.max_samples:
-        validation = validation.select(range(min(len(validation), spec.evaluation.max_samples)))
-    steps = Steps(
-        spec,
-        world=world,
-        report=say,
-        checkpointer=checkpointer,
-        validation=validation,
-        baseline=restored.manifest.reached.baseline if restored else None,
-        goes_on=restored is not None and elsewhere is None,
-    )
-    trainer = _build(task, world, steps, model_folder, restored.folder if restored else None)
-    if elsewhere:
-        begin_with(elsewhere, trainer.model, world)
-    if restored:
-        trainer.first_step = restored.manifest.step
-        say(Resumed(restored.manifest.step, restored.uri))
-    trainer.train(resume_from_checkpoint=str(restored.folder) if restored else None)
-    checkpointer.flush()
-    if not steps.interrupted:
-        if validation is not None:
-            say(StageStarted(Stage.EVALUATING))
-            steps.evaluate(baseline=False)
-        _publish_weights(task, world, trainer)
-    say(Trained(trainer.state.global_step, steps.interrupted))
-
-
-def _build(task: Task, world: World, steps: Any, model_folder: Path, resume_from: Path | None) -> Any:
-    """The trainer. The arguments come before the model: they tell transformers about ZeRO-3."""
+def _trainer(task: Task, world: World, begin: Start, model_folder: Path) -> Any:
+    """Ready at the step where the run begins. The arguments come before the model: they tell transformers about ZeRO-3."""
     from finetune_training.model.model import load_model, load_tokenizer
     from finetune_training.worker import objective
 
@@ -131,7 +90,7 @@ def _build(task: Task, world: World, steps: Any, model_folder: Path, resume_from
         spec,
         batch,
         steps=plan.steps,
-        deepspeed=merged(config, loading(resume_from) if resume_from else {}),
+        deepspeed=merged(config, loading(begin.folder) if begin.folder else {}),
         on_gpu=task.on_gpu,
         folder=task.staging / "trainer",
     )
@@ -142,11 +101,9 @@ def _build(task: Task, world: World, steps: Any, model_folder: Path, resume_from
         args=args,
         plan=plan,
         train=_dataset(task, world, task.data.train),
-        callbacks=[steps],
-        save=steps.save,
-        on_batch=steps.on_batch,
+        first_step=begin.step,
     )
-    steps.attach(trainer)
+    begin.put_into(trainer.model, world)
     return trainer
 
 
@@ -177,6 +134,12 @@ def _first_of_node(world: World, fetch: Callable[[], Any]) -> Any:
     return result if world.local_rank == 0 else fetch()
 
 
+def _validation(task: Task, world: World) -> Any:
+    """The held-out samples that are scored, None when there are none."""
+    held_out, most = _dataset(task, world, task.data.validation), task.job.spec.evaluation.max_samples
+    return held_out.select(range(min(len(held_out), most))) if held_out is not None and most else held_out
+
+
 def _dataset(task: Task, world: World, shards: list[Shard]) -> Any:
     """The packed samples of `shards` as one memory-mapped dataset, None when there are none."""
     from datasets import Dataset, concatenate_datasets
@@ -202,18 +165,3 @@ def _publish_weights(task: Task, world: World, trainer: Any) -> None:
         publish(folder, task.store.child("result", "adapter" if lora else "merged"))
         shutil.rmtree(folder)
     world.gather(None)
-
-
-def _facts(task: Task) -> Facts:
-    spec = task.job.spec
-    return Facts(
-        attempt=task.turn.attempt,
-        restart=task.turn.restart,
-        world_size=task.ranks,
-        zero_stage=spec.deepspeed.stage,
-        method=spec.method.type,
-        seed=spec.training.seed,
-        global_batch_size=spec.training.global_batch_size,
-        data_fingerprint=task.data.fingerprint,
-        versions=task.versions,
-    )

@@ -165,15 +165,6 @@ def test_the_end_of_another_container_is_not_the_drivers() -> None:
     assert of(INITIALIZING, pods=[worker]) is None
 
 
-@pytest.mark.parametrize(
-    ("cls", "final"),
-    [("User", True), ("Data", True)]
-    + [(each, False) for each in ("OutOfMemory", "Infrastructure", "Preempted", "Interrupted", "Fenced", "Unknown")],
-)
-def test_only_what_the_user_wrote_is_final(cls: str, final: bool) -> None:
-    assert Failure(cls, "x", "x").final is final
-
-
 def test_a_failure_in_the_status_has_the_names_of_the_api_and_a_bounded_message() -> None:
     assert Failure("Data", "BadRow", "m" * 2000, rank=0).to_status().to_json() == {
         "class": "Data",

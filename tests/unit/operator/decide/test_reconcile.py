@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_operator.decide.effects import Announce, Decision, DeleteRayJob, SetStatus, Start
+from finetune_operator.decide.decision import Decision
+from finetune_operator.decide.effects import Announce, DeleteRayJob, SetStatus, Start
 from finetune_operator.decide.picture import Fact
 from finetune_operator.decide.reconcile import decide
 from finetune_operator.observe.store import Seen

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.decide.effects import Announce, Decision, DeleteRayJob, SetStatus
+from finetune_operator.decide.decision import Decision
+from finetune_operator.decide.effects import Announce, DeleteRayJob, SetStatus
 from finetune_operator.decide.picture import Fact
 from finetune_operator.decide.reconcile import decide, refused
 from tests.unit.operator import worlds

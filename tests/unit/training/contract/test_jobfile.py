@@ -11,7 +11,7 @@ import yaml
 
 from finetune_training.cli.validate import plan_text
 from finetune_training.contract.failure import FinetuneError
-from finetune_training.contract.jobfile import Identity, json_schema, parse_job, read_identity, read_job
+from finetune_training.contract.jobfile import Identity, identity_in, json_schema, parse_job, read_job
 
 EXAMPLES = [
     path
@@ -134,10 +134,5 @@ def test_the_schema_knows_every_field_and_refuses_others() -> None:
         ("a: 2020-99-99", None),
     ],
 )
-def test_the_identity_is_found_in_a_file_that_is_no_job(job: str, found: Identity | None, tmp_path: Path) -> None:
-    (tmp_path / "job.yaml").write_text(job)
-    assert read_identity(tmp_path / "job.yaml") == found
-
-
-def test_a_file_that_is_not_there_has_no_identity(tmp_path: Path) -> None:
-    assert read_identity(tmp_path / "job.yaml") is None
+def test_the_identity_is_found_in_a_file_that_is_no_job(job: str, found: Identity | None) -> None:
+    assert identity_in(job) == found

@@ -7,13 +7,12 @@ import logging
 import queue
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_training.contract.failure import Failure, FailureClass
-from finetune_training.contract.jobfile import Identity
+from finetune_training.contract.jobfile import Identity, identity_in
 from finetune_training.events.progress import Stage, StageStarted
 from finetune_training.status.apiserver import Answer, Unreachable
 from finetune_training.status.writer import ClusterStatus, Pace, Status, body, status_for, status_path
@@ -153,15 +152,17 @@ def test_the_end_of_a_run_does_not_wait_for_the_api_server_for_ever(caplog: pyte
     ],
 )
 def test_the_status_is_written_on_clusters_only(
-    environment: dict[str, str], job: str, warned: bool, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+    environment: dict[str, str],
+    job: str,
+    warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     for name in ("FINETUNE_STATUS", "FINETUNE_ATTEMPT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"KUBERNETES_SERVICE_HOST": "192.0.2.1", **environment}.items():
         monkeypatch.setenv(name, value)
-    (tmp_path / "job.yaml").write_text(job)
-    with status_for(tmp_path / "job.yaml") as status:
+    with status_for(identity_in(job)) as status:
         assert type(status) is Status
     assert bool(caplog.records) == warned
 
