@@ -8,6 +8,7 @@ reads it). So no object stops the operator that serves all the others.
 from __future__ import annotations
 
 import json
+from copy import copy
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -30,11 +31,12 @@ _EMPTY: Final[Json] = {
 
 
 def read(model: type[M], text: bytes, *, extra: Literal["allow", "ignore"] = "allow") -> M:
-    """`text` is an object in JSON. `extra`: what becomes of fields that the model does not know."""
+    """`text` is JSON, and should be an object. `extra`: what becomes of fields that the model does not know."""
     try:
         return model.model_validate_json(text, extra=extra)
     except ValidationError:
-        return _as_far_as_it_fits(model, json.loads(text), extra)
+        body = json.loads(text)
+        return _as_far_as_it_fits(model, body if isinstance(body, dict) else {}, extra)
 
 
 def _as_far_as_it_fits(model: type[M], body: dict[str, Any], extra: Literal["allow", "ignore"]) -> M:
@@ -57,7 +59,7 @@ def _mend(body: Any, place: tuple[str | int, ...], kind: str, found: Any) -> Non
         if kind == "missing":
             body[last] = None
         elif found is None:
-            body[last] = _EMPTY.get(kind)
+            body[last] = copy(_EMPTY.get(kind))
         elif isinstance(body, list):
             body[last] = None
         else:

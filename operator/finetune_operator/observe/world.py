@@ -5,9 +5,10 @@ In: views. Out: a `World`. Only what belongs to the object of today counts: an e
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
+
+from pydantic_core import from_json
 
 from finetune_operator.api.job import LiveSpec
 from finetune_operator.api.reading import read
@@ -46,7 +47,7 @@ class World:
     @cached_property
     def written(self) -> Json:
         """The status word for word: also what this operator does not know."""
-        body: Json = json.loads(self.job.status)
+        body: Json = from_json(self.job.status)
         return body
 
     @property
@@ -54,7 +55,7 @@ class World:
         """The last attempt of which the status speaks; 0: none."""
         return self.status.attempt or 0
 
-    @property
+    @cached_property
     def run(self) -> RunStatus | None:
         """What the driver of that attempt has written; None before its first word."""
         run = self.status.run
@@ -83,7 +84,11 @@ class World:
 
     def pods_of(self, attempt: int) -> list[PodView]:
         """The pods of one attempt, its head first."""
-        return sorted((each for each in self.pods if each.attempt == attempt), key=lambda each: not each.head)
+        return [each for each in self._heads_first if each.attempt == attempt]
+
+    @cached_property
+    def _heads_first(self) -> list[PodView]:
+        return sorted(self.pods, key=lambda each: not each.head)
 
     @property
     def all_run(self) -> bool:
