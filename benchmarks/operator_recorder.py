@@ -18,7 +18,7 @@ import aiohttp
 
 from benchmarks.operator_requests import RAYJOB_UID, Life, Write, template
 from finetune_operator import names
-from finetune_operator.act.apiserver import Cluster
+from finetune_operator.act.apiserver import ApiServer
 from finetune_operator.act.execute import Executor
 from finetune_operator.decide.reconcile import decide
 from finetune_operator.observe.store import Store
@@ -32,7 +32,7 @@ RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
 _MADE = {"uid": RAYJOB_UID, "resourceVersion": "1", "creationTimestamp": "2000-01-01T00:00:00Z"}
 
 
-class _Recorder(Cluster):
+class _Recorder(ApiServer):
     """An API server that says yes, and keeps what it was told to write: the floor reads nothing."""
 
     def __init__(self, job: Body) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 import kopf
 
-from finetune_operator.act.apiserver import Cluster, connect
+from finetune_operator.act.apiserver import ApiServer, connect
 from finetune_operator.loop import handlers
 from finetune_operator.loop.controller import Controller, NewKind
 from finetune_operator.loop.leader import LeaseLost, lead
@@ -46,10 +46,10 @@ async def _operate(settings: Settings) -> int:
     store, queue = Store(), WorkQueue(time.monotonic)
     metrics = Metrics(store, queue)
     _spare_the_collector()
-    async with connect(metrics.request) as cluster:
-        controller = Controller(cluster, settings, metrics, store, queue)
+    async with connect(metrics.request) as server:
+        controller = Controller(server, settings, metrics, store, queue)
         metrics.serve(settings.metrics_port)
-        working = asyncio.create_task(_work(controller, cluster, settings), name="work")
+        working = asyncio.create_task(_work(controller, server, settings), name="work")
         stop = asyncio.Event()
         working.add_done_callback(lambda _: stop.set())
 
@@ -69,9 +69,9 @@ def _spare_the_collector() -> None:
     gc.set_threshold(20_000, 10, 10)
 
 
-async def _work(controller: Controller, cluster: Cluster, settings: Settings) -> None:
+async def _work(controller: Controller, server: ApiServer, settings: Settings) -> None:
     if settings.leader_election:
-        await lead(cluster, settings, controller.run)
+        await lead(server, settings, controller.run)
     else:
         await controller.run()
 

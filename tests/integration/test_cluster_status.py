@@ -16,7 +16,7 @@ from finetune_training.contract.names import DRIVER_MANAGER
 from finetune_training.events.progress import CheckpointSaved, Prepared, Resumed, Stage, StageStarted
 from finetune_training.status import apiserver
 from finetune_training.status.apiserver import ApiServer, Unreachable
-from finetune_training.status.writer import Status, body, status_for, status_path, write_run
+from finetune_training.status.writer import StatusWriter, body, status_for, status_path, write_run
 from tests.cli import finetune_in_pod
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import Layout
@@ -58,7 +58,7 @@ def create(kubectl: Kubectl, name: str, folder: Path, **changes: Any) -> Path:
     return path
 
 
-def told_by(job: Path) -> Status:
+def told_by(job: Path) -> StatusWriter:
     return status_for(identity_in(job.read_text()))
 
 

@@ -16,7 +16,7 @@ from finetune_training.contract.failure import Failure, FailureClass, FinetuneEr
 from finetune_training.contract.spec import ModelSpec
 from finetune_training.model.export import name_base, publish
 from finetune_training.predict.generate import Sampling, load_language_model
-from finetune_training.predict.predict import Batch, Target, predict_files, predict_one, target_of
+from finetune_training.predict.predict import Answerer, BatchInference, predict_files, predict_one, target_of
 from finetune_training.store.storage import open_store
 from tests.servers.hub import Hub
 from tests.tiny import write_model
@@ -61,11 +61,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def batch(source: Path | str, output: Path | str, **options: Any) -> Batch:
-    return Batch(input=str(source), output=str(output), sampling=SHORT, **options)
+def batch(source: Path | str, output: Path | str, **options: Any) -> BatchInference:
+    return BatchInference(input=str(source), output=str(output), sampling=SHORT, **options)
 
 
-def failure_of(target: Target, work: Batch, cache: Path) -> Failure:
+def failure_of(target: Answerer, work: BatchInference, cache: Path) -> Failure:
     with pytest.raises(FinetuneError) as caught:
         predict_files(target, work, cache=cache)
     assert caught.value.failure.remedy
@@ -119,7 +119,7 @@ def test_lines_of_text_are_prompts_as_they_stand(model: Path, cache: Path, tmp_p
 def test_an_adapter_finds_its_base_and_can_be_left_out(model: Path, adapter: Path, cache: Path, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "prompts.jsonl", [{"prompt": question} for question in QUESTIONS[:3]])
     target = target_of(str(adapter), cache=cache)
-    assert target == Target(ModelSpec(uri=str(model)), ModelSpec(uri=str(adapter)))
+    assert target == Answerer(ModelSpec(uri=str(model)), ModelSpec(uri=str(adapter)))
     tuned, base = answers(model, QUESTIONS[:3], adapter=adapter), answers(model, QUESTIONS[:3])
     assert tuned != base
     for asked, expected in ((target, tuned), (target.without_adapter(), base)):

@@ -14,7 +14,7 @@ import ray
 from finetune_training.contract.failure import FailureClass, FinetuneError
 from finetune_training.contract.spec import LossOn, RunSpec
 from finetune_training.data import pipeline, prepare
-from finetune_training.data.documents import Context, summary_of
+from finetune_training.data.documents import Preparation, summary_of
 from finetune_training.data.render import Options
 from finetune_training.data.shards import DataManifest, Shard, fetch_shards
 from finetune_training.data.sources import open_sources
@@ -173,7 +173,7 @@ def test_one_small_parquet_file_is_tokenised_by_several_tasks(tmp_path: Path, mo
         pa.table({"text": [f"{line} {number}" for number in range(2500) for line in LINES]}), tmp_path / "a.parquet"
     )
     files = open_sources(_spec(f"{tmp_path}/a.parquet").dataset)
-    context = Context(tuple(files), portable(model, trust_remote_code=False), Options(64, LossOn.ASSISTANT), 1)
+    context = Preparation(tuple(files), portable(model, trust_remote_code=False), Options(64, LossOn.ASSISTANT), 1)
     with pipeline.settings():
         documents = pipeline.tokenized(context)
         blocks = [ray.get(block) for block in documents.to_arrow_refs()]

@@ -54,7 +54,7 @@ class ApiError(Exception):
 
 
 @asynccontextmanager
-async def connect(observer: Observer) -> AsyncIterator[Cluster]:
+async def connect(observer: Observer) -> AsyncIterator[ApiServer]:
     """As the pod's account, or as the kubeconfig says. Raises InvalidSettings."""
     settings = client.Configuration()
     try:
@@ -67,10 +67,10 @@ async def connect(observer: Observer) -> AsyncIterator[Cluster]:
     settings.connection_pool_maxsize = _CONNECTIONS
     settings.client_session_kwargs = _SESSION
     async with client.ApiClient(settings) as api:
-        yield Cluster(api, observer)
+        yield ApiServer(api, observer)
 
 
-class Cluster:
+class ApiServer:
     """Requests, by path and plain JSON. Each raises ApiError."""
 
     def __init__(self, api: client.ApiClient, observer: Observer) -> None:

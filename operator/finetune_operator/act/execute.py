@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, assert_never
 
 from finetune_operator import names
-from finetune_operator.act.apiserver import CORE, JOBS, RAYJOBS, RBAC, ApiError, Cluster
+from finetune_operator.act.apiserver import CORE, JOBS, RAYJOBS, RBAC, ApiError, ApiServer
 from finetune_operator.act.rayjob import render_config_map, render_rayjob
 from finetune_operator.act.refusals import refusal_of
 from finetune_operator.decide.effects import (
@@ -53,8 +53,8 @@ class Refused(Exception):
 class Executor:
     """For one operator."""
 
-    def __init__(self, cluster: Cluster, store: Store, settings: Settings) -> None:
-        self._cluster, self._store, self._settings = cluster, store, settings
+    def __init__(self, server: ApiServer, store: Store, settings: Settings) -> None:
+        self._server, self._store, self._settings = server, store, settings
         self._accounts: set[tuple[str, str]] = set()
         """(namespace, account) that are known to be there."""
 
@@ -83,7 +83,7 @@ class Executor:
     async def read(self, asked: LogOf, job: JobView) -> str:
         """The log; empty if there is none to be had."""
         try:
-            return await self._cluster.log(
+            return await self._server.log(
                 job.namespace, asked.pod, asked.container, lines=_LOG_LINES, limit=_LOG_BYTES, seconds=_LOG_SECONDS
             )
         except ApiError:
@@ -101,7 +101,7 @@ class Executor:
 
     async def _look_once_more(self, job: JobView) -> None:
         """A job that is gone, or was suspended a moment ago, must not start GPUs."""
-        body = await self._cluster.get(JOBS, job.namespace, names.PLURAL, job.name, subresource="status")
+        body = await self._server.get(JOBS, job.namespace, names.PLURAL, job.name, subresource="status")
         known = (job.uid, str(job.version))
         if body is None or (body["metadata"]["uid"], body["metadata"]["resourceVersion"]) != known:
             self._learn(job, body)
@@ -122,7 +122,7 @@ class Executor:
             return known
         try:
             body = render_rayjob(start.plan, start.attempt, out_of_memory=start.out_of_memory)
-            made = await _allowed(self._cluster.create(RAYJOBS, job.namespace, names.RAYJOBS, body))
+            made = await _allowed(self._server.create(RAYJOBS, job.namespace, names.RAYJOBS, body))
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
@@ -133,7 +133,7 @@ class Executor:
 
     async def _adopted(self, name: str, job: JobView) -> Json:
         """The RayJob that is there, if it is ours: an earlier request was answered to nobody."""
-        body = await self._cluster.get(RAYJOBS, job.namespace, names.RAYJOBS, name)
+        body = await self._server.get(RAYJOBS, job.namespace, names.RAYJOBS, name)
         if body is None:
             raise Stale
         if body["metadata"].get("labels", {}).get(names.UID_LABEL) != job.uid:
@@ -168,32 +168,32 @@ class Executor:
         await self._make_once(RBAC, namespace, "rolebindings", body)
 
     async def _make_once(self, path: str, namespace: str, resource: str, body: Json) -> None:
-        if await self._cluster.get(path, namespace, resource, body["metadata"]["name"]) is None:
+        if await self._server.get(path, namespace, resource, body["metadata"]["name"]) is None:
             await self._create_once(path, namespace, resource, body)
 
     async def _create_once(self, path: str, namespace: str, resource: str, body: Json) -> None:
         try:
-            await self._cluster.create(path, namespace, resource, body)
+            await self._server.create(path, namespace, resource, body)
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
 
     async def _confirm_gone(self, effect: ConfirmGone, job: JobView) -> None:
-        body = await self._cluster.get(RAYJOBS, job.namespace, names.RAYJOBS, effect.name)
+        body = await self._server.get(RAYJOBS, job.namespace, names.RAYJOBS, effect.name)
         if body and body["metadata"].get("labels", {}).get(names.UID_LABEL) == job.uid:
             self._store.learn(view_rayjob(body))
             raise Stale
 
     async def _delete(self, effect: DeleteRayJob, job: JobView) -> None:
         known = next((each for each in self._store.seen(job.key).rayjobs if each.uid == effect.uid), None)
-        body = await self._cluster.delete(RAYJOBS, job.namespace, names.RAYJOBS, effect.name, effect.uid)
+        body = await self._server.delete(RAYJOBS, job.namespace, names.RAYJOBS, effect.name, effect.uid)
         if body and body.get("kind") == "RayJob":
             self._store.put(view_rayjob(body))
         elif known:
             self._store.remove(known)
 
     async def _forget(self, effect: ForgetPod, job: JobView) -> None:
-        await self._cluster.delete(CORE, job.namespace, "pods", effect.name, effect.uid, at_once=True)
+        await self._server.delete(CORE, job.namespace, "pods", effect.name, effect.uid, at_once=True)
         for known in self._store.seen(job.key).pods:
             if known.uid == effect.uid:
                 self._store.remove(known)
@@ -207,11 +207,11 @@ class Executor:
             "status": effect.status,
         }
         try:
-            answer = await self._cluster.apply(JOBS, job.namespace, names.PLURAL, body, subresource="status")
+            answer = await self._server.apply(JOBS, job.namespace, names.PLURAL, body, subresource="status")
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
-            self._learn(job, await self._cluster.get(JOBS, job.namespace, names.PLURAL, job.name, subresource="status"))
+            self._learn(job, await self._server.get(JOBS, job.namespace, names.PLURAL, job.name, subresource="status"))
             raise Stale from error
         # Only the metadata came back; `run` is as it was, because nobody wrote in between.
         run = {name: value for name, value in json.loads(job.status).items() if name == "run"}
@@ -245,7 +245,7 @@ class Executor:
             "lastTimestamp": now,
             "count": 1,
         }
-        await self._cluster.create(CORE, job.namespace, "events", body)
+        await self._server.create(CORE, job.namespace, "events", body)
 
 
 async def _allowed(request: Awaitable[Any]) -> Any:

@@ -161,7 +161,7 @@ class PodDisruptionBudget(Strict):
     """At least 1: with 0, nodes could not be drained."""
 
 
-class ApiServer(Strict):
+class ApiServerAddress(Strict):
     """Where the API server is, as seen from a pod."""
 
     cidr: str = ""
@@ -176,7 +176,7 @@ class NetworkPolicy(Strict):
     enabled: bool = False
     metrics_from: list[Object] = []
     """Peers that may read the metrics, as in a NetworkPolicy. Empty: all."""
-    api_server: ApiServer = ApiServer()
+    api_server: ApiServerAddress = ApiServerAddress()
 
 
 class Resources(Strict):

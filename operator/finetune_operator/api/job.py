@@ -13,7 +13,7 @@ from pydantic import Field
 
 from finetune_operator.settings import Quantity
 from finetune_training.contract.record import Strict
-from finetune_training.contract.spec import Checkpoint, DeepSpeed, Resources, RunSpec, Training
+from finetune_training.contract.spec import CheckpointSpec, DeepSpeed, Resources, RunSpec, Training
 
 
 class PodResources(Strict):
@@ -36,7 +36,7 @@ class JobResources(Resources):
     """The head pod, which has no GPU: it starts the work and reports."""
 
 
-class JobCheckpoint(Checkpoint):
+class JobCheckpoint(CheckpointSpec):
     """Where the run lives, and how often it is saved."""
 
     uri: Annotated[str, Field(max_length=2048)] = ""

@@ -14,7 +14,7 @@ from typing import Final
 
 from finetune_operator.api.status import PastAttempt
 from finetune_operator.decide.books import KEPT, MESSAGE_MAX
-from finetune_operator.decide.outcome import Failure
+from finetune_operator.decide.outcome import AttemptFailure
 from finetune_operator.observe.world import World
 from finetune_training.contract.failure import FailureClass
 
@@ -57,7 +57,7 @@ class Verdict:
     why: str = ""
 
 
-def judge(world: World, failure: Failure, attempts: Sequence[PastAttempt]) -> Verdict:
+def judge(world: World, failure: AttemptFailure, attempts: Sequence[PastAttempt]) -> Verdict:
     """`attempts` are the past ones, that of the failure last."""
     paid_from = BUDGETS.get(failure.cls, COUNTED)
     failed = (world.status.failed or 0) + (paid_from in (NEVER, COUNTED))
@@ -99,7 +99,7 @@ def _in_a_row(attempts: Sequence[PastAttempt]) -> int:
     return max(1, number)
 
 
-def _the_same_again(world: World, failure: Failure, attempts: Sequence[PastAttempt]) -> str:
+def _the_same_again(world: World, failure: AttemptFailure, attempts: Sequence[PastAttempt]) -> str:
     """Says so if the attempt before failed in the same way, at the same step, and nothing was saved in between."""
     if not failure.repeats or failure.cls not in _MAY_REPEAT or len(attempts) < 2:
         return ""

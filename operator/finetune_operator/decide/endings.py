@@ -13,7 +13,7 @@ from finetune_operator.decide.budget import judge
 from finetune_operator.decide.decision import Decision, decided, delete, unfinished
 from finetune_operator.decide.effects import ConfirmGone, Effect, SetStatus
 from finetune_operator.decide.forensics import log_of, question
-from finetune_operator.decide.outcome import Failure
+from finetune_operator.decide.outcome import AttemptFailure
 from finetune_operator.decide.picture import ACCEPTED, Fact, Picture, as_before, is_written, open_facts
 from finetune_operator.names import child_name
 from finetune_operator.observe.views import RayJobView
@@ -21,7 +21,7 @@ from finetune_operator.observe.world import World
 from finetune_training.contract.failure import FailureClass
 
 
-def attempt_failed(world: World, failure: Failure) -> Decision:
+def attempt_failed(world: World, failure: AttemptFailure) -> Decision:
     """The next one is made after a pause, or the job has failed. Where nobody has said why, a log is asked for first."""
     if asked := question(world, failure):
         return Decision(question=asked)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from finetune_operator.decide.effects import LogOf
-from finetune_operator.decide.outcome import Failure
+from finetune_operator.decide.outcome import AttemptFailure
 from finetune_operator.names import HEAD, SUBMITTER
 from finetune_operator.observe.world import World
 
@@ -19,7 +19,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _IN_KUBERAY = re.compile(r"last available logs[^\n]*:\n(.*)", re.DOTALL)
 
 
-def question(world: World, failure: Failure) -> LogOf | None:
+def question(world: World, failure: AttemptFailure) -> LogOf | None:
     """The log of the container that explains the failure; nothing if there is a word, no such pod, or the log was read."""
     if world.log is not None or not failure.log or _said(world):
         return None
@@ -29,7 +29,7 @@ def question(world: World, failure: Failure) -> LogOf | None:
     return LogOf(head.name, {"head": HEAD, "submitter": SUBMITTER}[failure.log]) if head else None
 
 
-def log_of(world: World, failure: Failure) -> str:
+def log_of(world: World, failure: AttemptFailure) -> str:
     """What was read, or else what KubeRay had read; empty if the driver has said why."""
     if not failure.log or _said(world):
         return ""

@@ -1,7 +1,8 @@
 """How an attempt has ended.
 
-In: the attempt's RayJob, its pods, and what its driver said last (`status.run`). Out: still running, succeeded, or a `Failure`,
-which is a row of causes.py with what is known of the case. Of several that could be, the one counts that explains the others:
+In: the attempt's RayJob, its pods, and what its driver said last (`status.run`). Out: still running, succeeded, or an
+`AttemptFailure`, which is a row of causes.py with what is known of the case. Of several that could be, the one counts that
+explains the others:
 
 1. A container that was killed for its memory: its driver sees no more than a rank that is gone.
 2. The driver's word, unless it only says what the driver saw (`SYMPTOMS`) or that it was told to end.
@@ -34,7 +35,7 @@ _EXIT = re.compile(r"failed with exit code (-?\d+)")
 
 
 @dataclass(frozen=True)
-class Failure:
+class AttemptFailure:
     """Why an attempt ended. The names of the fields are those of `status.failure`, `cls` is its `class`. `last`, `repeats` and
     `log` are those of its row."""
 
@@ -66,7 +67,7 @@ class Succeeded:
     """The attempt did all it should."""
 
 
-Outcome = Succeeded | Failure | None
+Outcome = Succeeded | AttemptFailure | None
 
 
 def outcome(world: World, rayjob: RayJobView | None) -> Outcome:
@@ -112,7 +113,7 @@ def _head_is_lost(world: World) -> bool:
     return bool(heads) and (len(gone) == len(heads) or (len(heads) == 1 and _ended_head(world, HEAD) is not None))
 
 
-def _explained(world: World, rayjob: RayJobView) -> Failure | None:
+def _explained(world: World, rayjob: RayJobView) -> AttemptFailure | None:
     """The order of the evidence."""
     if killed := _of_memory(world):
         return killed
@@ -125,7 +126,7 @@ def _explained(world: World, rayjob: RayJobView) -> Failure | None:
     return driver if told else _of_an_exit(world, rayjob) or driver
 
 
-def _of_memory(world: World, container: str = "") -> Failure | None:
+def _of_memory(world: World, container: str = "") -> AttemptFailure | None:
     """Of any container, or of those of this name."""
     for pod, ended in _ended(world):
         if ended.reason == "OOMKilled" and container in ("", ended.container):
@@ -140,19 +141,19 @@ def _of_memory(world: World, container: str = "") -> Failure | None:
     return None
 
 
-def _of_the_driver(world: World) -> Failure | None:
+def _of_the_driver(world: World) -> AttemptFailure | None:
     said = world.run.failure if world.run else None
     if not said:
         return None
     if said.reason == Reason.ATTEMPT_CLAIMED:
         return _row(causes.HEAD_REPLACED)
-    return Failure(
+    return AttemptFailure(
         said.class_, said.reason, said.message, rank=said.rank,
         last=said.class_ == FailureClass.OUT_OF_MEMORY, repeats=said.reason not in causes.OUTSIDE,
     )  # fmt: skip
 
 
-def _of_a_disruption(world: World, saved: str) -> Failure | None:
+def _of_a_disruption(world: World, saved: str) -> AttemptFailure | None:
     for pod in world.pods_of(world.attempt):
         if not (pod.disruption or pod.reason):
             continue
@@ -163,7 +164,7 @@ def _of_a_disruption(world: World, saved: str) -> Failure | None:
     return None
 
 
-def _of_an_exit(world: World, rayjob: RayJobView) -> Failure | None:
+def _of_an_exit(world: World, rayjob: RayJobView) -> AttemptFailure | None:
     over = rayjob.end + 1 if rayjob.end else world.now
     for pod, ended in _ended(world):
         told = pod.told_to_go is not None and ended.time >= pod.told_to_go
@@ -175,7 +176,7 @@ def _of_an_exit(world: World, rayjob: RayJobView) -> Failure | None:
     return None
 
 
-def _of_kuberay(rayjob: RayJobView) -> Failure:
+def _of_kuberay(rayjob: RayJobView) -> AttemptFailure:
     said = f" KubeRay says: {rayjob.message.strip()}" if rayjob.message.strip() else ""
     if rayjob.deployment_status == "ValidationFailed":
         return _row(causes.KUBERAY["ValidationFailed"], said=said)
@@ -189,7 +190,7 @@ def _of_kuberay(rayjob: RayJobView) -> Failure:
     return _row(cause, reason=rayjob.reason or cause.reason, said=said)
 
 
-def _of_an_exit_code(message: str) -> Failure:
+def _of_an_exit_code(message: str) -> AttemptFailure:
     """The submitter ends with 0 or 1, whatever the driver did; Ray's message has the driver's own exit code."""
     found = _EXIT.search(message)
     code = int(found[1]) if found else None
@@ -212,9 +213,9 @@ def _row(
     reason: str = "",
     last: bool = False,
     **known: object,
-) -> Failure:
+) -> AttemptFailure:
     """The case of a row."""
-    return Failure(
+    return AttemptFailure(
         cls or cause.cls or FailureClass.UNKNOWN,
         reason or cause.reason,
         cause.message.format(pod=pod.name if pod else "", container=container, **known),

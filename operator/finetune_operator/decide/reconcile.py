@@ -15,7 +15,7 @@ from finetune_operator.decide.books import after_the_last, begun, logs_of, store
 from finetune_operator.decide.decision import Decision, decided, delete, unchanged
 from finetune_operator.decide.effects import Effect, ForgetPod, Start
 from finetune_operator.decide.endings import after_the_end, attempt_failed, complete, failed, suspended, taken_back
-from finetune_operator.decide.outcome import Failure, Succeeded, outcome
+from finetune_operator.decide.outcome import AttemptFailure, Succeeded, outcome
 from finetune_operator.decide.pending import TAKEN_UP_WITHIN, pending_left, why_not_whole, why_pending
 from finetune_operator.decide.picture import Fact, as_before, open_facts
 from finetune_operator.decide.plan import InvalidJob, plan
@@ -57,7 +57,7 @@ def decide(world: World, platform: Platform) -> Decision:
         return _next_attempt(world, platform)
     if rayjob and rayjob.suspend and world.run:
         return taken_back(world)
-    if isinstance(end, Failure):
+    if isinstance(end, AttemptFailure):
         return attempt_failed(world, end)
     assert rayjob  # without one the attempt has failed
     return _running(world, rayjob)

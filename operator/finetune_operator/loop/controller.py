@@ -11,7 +11,7 @@ import logging
 import time
 from dataclasses import replace
 
-from finetune_operator.act.apiserver import ApiError, Cluster
+from finetune_operator.act.apiserver import ApiError, ApiServer
 from finetune_operator.act.execute import Executor, Refused, Stale
 from finetune_operator.api.reading import read
 from finetune_operator.api.status import ConditionType, FineTuneJobStatus
@@ -39,10 +39,10 @@ class NewKind(Exception):
 class Controller:
     """Workers over one store and one queue."""
 
-    def __init__(self, cluster: Cluster, settings: Settings, metrics: Metrics, store: Store, queue: WorkQueue) -> None:
-        self._cluster, self._settings, self._metrics = cluster, settings, metrics
+    def __init__(self, server: ApiServer, settings: Settings, metrics: Metrics, store: Store, queue: WorkQueue) -> None:
+        self._server, self._settings, self._metrics = server, settings, metrics
         self._store, self._queue = store, queue
-        self._executor = Executor(cluster, store, settings)
+        self._executor = Executor(server, store, settings)
         self._kuberay: bool | None = None
         self._resynced: float | None = None
 
@@ -103,7 +103,7 @@ class Controller:
 
     async def _list(self, kind: Kind, namespace: str) -> None:
         try:
-            views, version = await self._cluster.list(kind.path, namespace, kind.resource, kind.label, kind.view)
+            views, version = await self._server.list(kind.path, namespace, kind.resource, kind.label, kind.view)
         except ApiError as error:
             if kind.type is not RayJobView or error.status != 404:
                 raise

@@ -18,7 +18,7 @@ from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 
-from finetune_operator.act.apiserver import Cluster
+from finetune_operator.act.apiserver import ApiServer
 from finetune_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class LeaseLost(Exception):
     """Another replica may have the Lease."""
 
 
-async def lead(cluster: Cluster, settings: Settings, work: Callable[[], Awaitable[None]]) -> None:
+async def lead(server: ApiServer, settings: Settings, work: Callable[[], Awaitable[None]]) -> None:
     """Wait for the Lease, then work while it is ours, or until the work is done. Raises LeaseLost."""
     outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -49,7 +49,7 @@ async def lead(cluster: Cluster, settings: Settings, work: Callable[[], Awaitabl
     async def stopped() -> None:
         raise LeaseLost
 
-    lock = _Lock(settings.lease_name, settings.lease_namespace, settings.identity, cluster.api)
+    lock = _Lock(settings.lease_name, settings.lease_namespace, settings.identity, server.api)
     settings_of_election = Config(
         lock,
         lease_duration=LEASE,

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune_training.checkpoint.manifest import FOLDER, CheckpointManifest
-from finetune_training.checkpoint.run_folder import asked, resolved
-from finetune_training.checkpoint.shelf import Checkpoint
-from finetune_training.checkpoint.verified import fetch, place_of_files
+from finetune_training.checkpoint.run_folder import asked, read_resolution
+from finetune_training.checkpoint.shelf import StoredCheckpoint
+from finetune_training.checkpoint.verified import fetch, folder_for
 from finetune_training.contract.failure import data_error, user_error
 from finetune_training.contract.spec import ArtifactFormat, MethodType, ModelSpec, RunSpec
 from finetune_training.events.result import Artifact
@@ -26,7 +26,7 @@ from finetune_training.store.storage import Store, open_store
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed reads it when it is imported
 
 
-def export(store: Store, checkpoint: Checkpoint, out: str, *, merged: bool, staging: Path) -> Artifact:
+def export(store: Store, checkpoint: StoredCheckpoint, out: str, *, merged: bool, staging: Path) -> Artifact:
     """Write the model to `out`. Raises a Data error for a damaged checkpoint, a User error where it cannot go to `out` or
     the base model is another one."""
     spec = _spec(store)
@@ -59,7 +59,7 @@ def _spec(store: Store) -> RunSpec:
             f"{store.uri} has no spec.json, which names the base model.",
             "Name the run's own folder: a checkpoint alone is not enough.",
         )
-    found = resolved(store)
+    found = read_resolution(store)
     if found and spec.model.uri.startswith("hf://"):
         spec = spec.model_copy(update={"model": spec.model.model_copy(update={"revision": found.model_revision})})
     return spec
@@ -76,12 +76,12 @@ def _check_target(target: Store, run: Store, model: ModelSpec) -> None:
         )
 
 
-def _verified(store: Store, checkpoint: Checkpoint, cache: Path) -> tuple[CheckpointManifest, Path]:
+def _verified(store: Store, checkpoint: StoredCheckpoint, cache: Path) -> tuple[CheckpointManifest, Path]:
     """The files with the weights, on this machine."""
     from finetune_training.checkpoint.weights import weight_files
 
     manifest, prefix = checkpoint.manifest, f"{FOLDER}/{checkpoint.name}"
-    folder = place_of_files(store, prefix, cache)
+    folder = folder_for(store, prefix, cache)
     problem = manifest if isinstance(manifest, str) else fetch(store, prefix, weight_files(manifest), folder)
     if isinstance(manifest, str) or problem:
         raise data_error(

@@ -15,7 +15,7 @@ from finetune_training.checkpoint.manifest import (
     CheckpointManifest,
     Sealed,
     manifest_key,
-    place_of,
+    parse_name,
     read_manifest,
 )
 from finetune_training.checkpoint.turn import Turn
@@ -75,7 +75,7 @@ def committed(store: Store, *, before: Turn | None = None) -> list[str]:
 def leftovers(store: Store, turn: Turn, inherited: Iterable[str]) -> list[str]:
     """Folders that `turn` may remove: those of older turns that do not count."""
     kept = set(inherited)
-    named = ((name, place_of(name)) for name in store.folders(FOLDER))
+    named = ((name, parse_name(name)) for name in store.folders(FOLDER))
     return [name for name, place in named if place and place[0] < turn and name not in kept]
 
 
@@ -98,7 +98,7 @@ def fenced(what: str) -> Failure:
 def _with_manifest(store: Store) -> list[tuple[str, tuple[Turn, int]]]:
     """Names and places, newest first."""
     found = {entry.key.split("/")[1] for entry in store.entries(FOLDER) if entry.key.endswith(f"/{MANIFEST}")}
-    placed = [(name, place) for name in found if (place := place_of(name))]
+    placed = [(name, place) for name in found if (place := parse_name(name))]
     return sorted(placed, key=lambda each: each[1], reverse=True)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from finetune_training.checkpoint.manifest import FOLDER, CheckpointManifest, Facts, read_manifest
 from finetune_training.checkpoint.universal import Reshaping
-from finetune_training.checkpoint.verified import fetch, place_of_files
+from finetune_training.checkpoint.verified import fetch, folder_for
 from finetune_training.checkpoint.world import World, first_of, first_problem
 from finetune_training.contract.failure import user_error
 from finetune_training.events.progress import Event, Warned
@@ -61,7 +61,7 @@ def restore(
             else:
                 folder, problem = Reshaping(store, world, cache, facts.turn, keep=own).folder(name, manifest)
             if not problem:
-                source = place_of_files(store, f"{FOLDER}/{name}", cache)
+                source = folder_for(store, f"{FOLDER}/{name}", cache)
                 return Restored(name, folder, source, manifest, f"{store.uri}/{FOLDER}/{name}")
         else:
             problem = manifest
@@ -75,7 +75,7 @@ def _fetch_together(
 ) -> tuple[Path, str]:
     """Every rank its own files, and one rank of each machine what all of them read."""
     prefix = f"{FOLDER}/{name}"
-    folder = place_of_files(store, prefix, cache)
+    folder = folder_for(store, prefix, cache)
     files = manifest.needed_by(world.rank)
     if world.local_rank == 0:
         files = [*manifest.needed_by_all(), *files]

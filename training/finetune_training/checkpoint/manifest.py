@@ -120,7 +120,7 @@ def name_of(step: int, turn: Turn) -> str:
     return f"step-{step:08d}-a{turn}"
 
 
-def place_of(name: str) -> tuple[Turn, int] | None:
+def parse_name(name: str) -> tuple[Turn, int] | None:
     """(turn, step) of a checkpoint's folder, None for another name. Later is greater: the newest turn began anew from what it
     could load."""
     match = _NAME.fullmatch(name)

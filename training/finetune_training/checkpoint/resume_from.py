@@ -16,9 +16,9 @@ from pydantic.alias_generators import to_camel
 
 from finetune_training.checkpoint.lineage import committed
 from finetune_training.checkpoint.load import Restored, differences, restore
-from finetune_training.checkpoint.manifest import FOLDER, CheckpointManifest, Facts, place_of, read_manifest
+from finetune_training.checkpoint.manifest import FOLDER, CheckpointManifest, Facts, parse_name, read_manifest
 from finetune_training.checkpoint.run_folder import asked
-from finetune_training.checkpoint.verified import fetch, place_of_files
+from finetune_training.checkpoint.verified import fetch, folder_for
 from finetune_training.checkpoint.world import World, first_of, first_problem
 from finetune_training.contract.failure import data_error, user_error
 from finetune_training.contract.spec import MethodType, RunSpec
@@ -43,7 +43,7 @@ def resume_from(
     uri = spec.checkpoint.resume_from.uri
     if not uri:
         return None
-    store, given = _place(uri)
+    store, given = _split_uri(uri)
     found, other = first_of(world, lambda: _look(store, given))
     if not found:
         raise user_error(
@@ -90,11 +90,11 @@ def begin_with(origin: Elsewhere, model: Any, world: World) -> None:
         check_fit(model, shapes, name=origin.name)
 
 
-def _place(uri: str) -> tuple[Store, str]:
+def _split_uri(uri: str) -> tuple[Store, str]:
     """The run's folder, and the checkpoint's name if the URI names one."""
     above, _, name = uri.rstrip("/").rpartition("/")
     run, _, folder = above.rpartition("/")
-    return (open_store(run), name) if folder == FOLDER and place_of(name) else (open_store(uri), "")
+    return (open_store(run), name) if folder == FOLDER and parse_name(name) else (open_store(uri), "")
 
 
 def _look(store: Store, given: str) -> tuple[list[tuple[str, CheckpointManifest | str]], RunSpec | None]:
@@ -140,7 +140,7 @@ def _read_weights(store: Store, name: str, manifest: CheckpointManifest, to: Pat
     from finetune_training.checkpoint.weights import read_weights, weight_files
 
     prefix = f"{FOLDER}/{name}"
-    folder = place_of_files(store, prefix, to.parent)
+    folder = folder_for(store, prefix, to.parent)
     problem = fetch(store, prefix, weight_files(manifest), folder)
     if not problem:
         to.parent.mkdir(parents=True, exist_ok=True)

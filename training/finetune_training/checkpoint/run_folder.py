@@ -66,7 +66,7 @@ def asked(store: Store) -> RunSpec | None:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class Resolution:
     """What names in the job stood for when the run began: a branch that moves or a source that grows changes no run
     under way."""
 
@@ -74,16 +74,16 @@ class Resolved:
     data_fingerprint: str
 
 
-def resolved(store: Store) -> Resolved | None:
+def read_resolution(store: Store) -> Resolution | None:
     """What an earlier attempt resolved."""
     text = store.get(RESOLVED)
     if text is None:
         return None
     body = json.loads(text)
-    return Resolved(body["model"]["revision"], body["data"]["fingerprint"])
+    return Resolution(body["model"]["revision"], body["data"]["fingerprint"])
 
 
-def resolve(store: Store, found: Resolved) -> None:
+def keep_resolution(store: Store, found: Resolution) -> None:
     """Keep what the first attempt found."""
     body = {
         "model": {"revision": found.model_revision},

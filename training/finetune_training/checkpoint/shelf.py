@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from finetune_training.checkpoint.lineage import committed, forget, turns
-from finetune_training.checkpoint.manifest import FOLDER, CheckpointFile, CheckpointManifest, place_of, read_manifest
+from finetune_training.checkpoint.manifest import FOLDER, CheckpointFile, CheckpointManifest, parse_name, read_manifest
 from finetune_training.checkpoint.retention import Kept, best_of
 from finetune_training.checkpoint.turn import Turn
 from finetune_training.contract.failure import user_error
@@ -26,7 +26,7 @@ _PIECE = 8 * 2**20
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class StoredCheckpoint:
     """A checkpoint that counts. `manifest`: or what is wrong with it. `is_best`: it has the lowest held-out loss."""
 
     name: str
@@ -35,15 +35,15 @@ class Checkpoint:
 
     @property
     def turn(self) -> Turn:
-        return self._place[0]
+        return self._parsed[0]
 
     @property
     def step(self) -> int:
-        return self._place[1]
+        return self._parsed[1]
 
     @property
-    def _place(self) -> tuple[Turn, int]:
-        place = place_of(self.name)
+    def _parsed(self) -> tuple[Turn, int]:
+        place = parse_name(self.name)
         assert place, self.name
         return place
 
@@ -67,14 +67,14 @@ def run_at(target: str) -> Store:
     return store
 
 
-def checkpoints(store: Store) -> list[Checkpoint]:
+def checkpoints(store: Store) -> list[StoredCheckpoint]:
     """Those that count, newest first."""
     manifests = {name: read_manifest(store, name) for name in committed(store)}
     best = best_of([Kept(name, each.reached.score) for name, each in manifests.items() if not isinstance(each, str)])
-    return [Checkpoint(name, each, best is not None and name == best.name) for name, each in manifests.items()]
+    return [StoredCheckpoint(name, each, best is not None and name == best.name) for name, each in manifests.items()]
 
 
-def chosen(found: Sequence[Checkpoint], word: str, *, uri: str) -> Checkpoint:
+def chosen(found: Sequence[StoredCheckpoint], word: str, *, uri: str) -> StoredCheckpoint:
     """The one that `word` means. Raises a User error when there is none, or more than one."""
     match word:
         case "latest":
@@ -97,7 +97,7 @@ def chosen(found: Sequence[Checkpoint], word: str, *, uri: str) -> Checkpoint:
     return matching[0]
 
 
-def problems(store: Store, checkpoint: Checkpoint) -> list[str]:
+def problems(store: Store, checkpoint: StoredCheckpoint) -> list[str]:
     """What is wrong with it, a line for each file. Reads all of it; raises only when the store cannot be read."""
     if isinstance(checkpoint.manifest, str):
         return [checkpoint.manifest]
@@ -106,7 +106,7 @@ def problems(store: Store, checkpoint: Checkpoint) -> list[str]:
         return [found for found in pool.map(partial(_problem, folder), checkpoint.manifest.files) if found]
 
 
-def delete(store: Store, words: Sequence[str], *, force: bool) -> tuple[list[Checkpoint], list[Checkpoint]]:
+def delete(store: Store, words: Sequence[str], *, force: bool) -> tuple[list[StoredCheckpoint], list[StoredCheckpoint]]:
     """Delete them. Returns what is deleted and what is left. Raises a User error, before anything is deleted, when none
     would be left and it is not forced."""
     found = checkpoints(store)

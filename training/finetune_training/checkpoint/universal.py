@@ -22,7 +22,7 @@ from finetune_training.checkpoint.manifest import (
 from finetune_training.checkpoint.reshape import arranged, convert
 from finetune_training.checkpoint.turn import Turn
 from finetune_training.checkpoint.upload import Uploader
-from finetune_training.checkpoint.verified import fetch, place_of_files
+from finetune_training.checkpoint.verified import fetch, folder_for
 from finetune_training.checkpoint.world import World, first_of, first_problem
 from finetune_training.store.storage import Store
 
@@ -83,7 +83,7 @@ class Reshaping:
 
     def _converted(self, name: str, manifest: CheckpointManifest) -> tuple[Path, str]:
         """The universal form on this disk, and what is wrong with the checkpoint that it should be made of."""
-        folder, out = place_of_files(self.store, f"{FOLDER}/{name}", self.cache), self.cache / "converted" / name
+        folder, out = folder_for(self.store, f"{FOLDER}/{name}", self.cache), self.cache / "converted" / name
         problem = fetch(self.store, f"{FOLDER}/{name}", manifest.files, folder)
         if not problem:
             convert(folder, out)
@@ -104,7 +104,7 @@ class Reshaping:
         if self.world.local_rank != 0:
             return ""
         prefix = _prefix(name, universal.turn)
-        source = place_of_files(self.store, prefix, self.cache)
+        source = folder_for(self.store, prefix, self.cache)
         problem = fetch(self.store, prefix, universal.files, source)
         if not problem:
             arranged(source, self._view(name), ranks=self.world.size)

@@ -21,7 +21,7 @@ def fetch(store: Store, prefix: str, files: Sequence[CheckpointFile], folder: Pa
         return next((problem for problem in problems if problem), "")
 
 
-def place_of_files(store: Store, prefix: str, cache: Path) -> Path:
+def folder_for(store: Store, prefix: str, cache: Path) -> Path:
     """The folder for `fetch`."""
     return store.folder / prefix if store.folder else cache / prefix
 

@@ -19,7 +19,7 @@ from finetune_training.contract.spec import ArtifactFormat, Job, ModelSpec
 from finetune_training.data.shards import MANIFEST, DataManifest
 from finetune_training.driver.environment import quiet, set_up_ray
 from finetune_training.model.fetch import default_cache
-from finetune_training.predict.predict import Batch, Target, predict_files, predict_one, target_of
+from finetune_training.predict.predict import Answerer, BatchInference, predict_files, predict_one, target_of
 from finetune_training.store.located import located
 from finetune_training.store.storage import Store, open_store
 
@@ -55,25 +55,27 @@ def ask(question: Question, console: Console) -> None:
         console.print(answer, markup=False, soft_wrap=True)
 
 
-def _one(question: Question, target: Target, *, chat: bool) -> str:
+def _one(question: Question, target: Answerer, *, chat: bool) -> str:
     from finetune_training.predict.generate import Sampling
 
     sampling = Sampling(max_new_tokens=question.max_new_tokens, temperature=question.temperature)
     return predict_one(target, question.prompt, cache=default_cache(), sampling=sampling, chat=chat)
 
 
-def _many(question: Question, target: Target, *, chat: bool) -> str:
+def _many(question: Question, target: Answerer, *, chat: bool) -> str:
     set_up_ray()
     from finetune_training.driver.ray_cluster import ray_session
     from finetune_training.predict.generate import Sampling
 
     sampling = Sampling(max_new_tokens=question.max_new_tokens, temperature=question.temperature)
     with ray_session(cpus=2):
-        rows = predict_files(target, Batch(question.input, question.output, sampling, chat=chat), cache=default_cache())
+        rows = predict_files(
+            target, BatchInference(question.input, question.output, sampling, chat=chat), cache=default_cache()
+        )
     return f"{rows:,} prompts answered: {question.output}"
 
 
-def _resolve(question: Question) -> tuple[Target, bool]:
+def _resolve(question: Question) -> tuple[Answerer, bool]:
     if not question.target.endswith((".yaml", ".yml")):
         chat = True if question.chat is None else question.chat
         return target_of(question.target, cache=default_cache()), chat
@@ -88,8 +90,8 @@ def _resolve(question: Question) -> tuple[Target, bool]:
     artifact = result.artifacts[0]
     trained = ModelSpec(uri=artifact.uri)
     if artifact.format == ArtifactFormat.ADAPTER.value:
-        return Target(_pinned(job, result.base_revision), trained), chat
-    return Target(_pinned(job, result.base_revision) if question.base else trained), chat
+        return Answerer(_pinned(job, result.base_revision), trained), chat
+    return Answerer(_pinned(job, result.base_revision) if question.base else trained), chat
 
 
 def _pinned(job: Job, revision: str) -> ModelSpec:

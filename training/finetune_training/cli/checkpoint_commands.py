@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune_training.checkpoint import shelf
-from finetune_training.checkpoint.shelf import Checkpoint
+from finetune_training.checkpoint.shelf import StoredCheckpoint
 from finetune_training.cli.guarded import guarded
 from finetune_training.contract.failure import data_error
 from finetune_training.driver.environment import quiet
@@ -132,7 +132,7 @@ def _delete(run: str, names: list[str], console: Console, *, force: bool) -> Non
     _say(console, f"Left: {', '.join(each.name for each in left) or 'none'}.")
 
 
-def _problems(store: Store, found: list[Checkpoint], console: Console) -> Problems:
+def _problems(store: Store, found: list[StoredCheckpoint], console: Console) -> Problems:
     problems: Problems = {}
     for each in found:
         with console.status(Text(f"Reading {each.name}, {wording.size(each.bytes)}"), spinner="line"):
@@ -140,7 +140,7 @@ def _problems(store: Store, found: list[Checkpoint], console: Console) -> Proble
     return problems
 
 
-def _table(found: list[Checkpoint], problems: Problems | None, console: Console) -> Table:
+def _table(found: list[StoredCheckpoint], problems: Problems | None, console: Console) -> Table:
     table = Table.grid(padding=(0, 3, 0, 0))
     heads = ("step", "attempt", "size", "age", "held-out loss", "verified")
     for head in heads:
@@ -151,7 +151,7 @@ def _table(found: list[Checkpoint], problems: Problems | None, console: Console)
     return table
 
 
-def _facts(checkpoint: Checkpoint, console: Console) -> list[Text]:
+def _facts(checkpoint: StoredCheckpoint, console: Console) -> list[Text]:
     """Size, age, held-out loss: what only a manifest knows."""
     manifest = checkpoint.manifest
     unknown = Text(wording.printable("–", console.encoding), "dim")
@@ -164,7 +164,7 @@ def _facts(checkpoint: Checkpoint, console: Console) -> list[Text]:
     return [Text(wording.size(manifest.bytes)), Text(wording.brief(time.time() - manifest.created)), loss]
 
 
-def _verdict(checkpoint: Checkpoint, problems: Problems | None) -> Text:
+def _verdict(checkpoint: StoredCheckpoint, problems: Problems | None) -> Text:
     if isinstance(checkpoint.manifest, str):
         return Text("damaged manifest", "red")
     if problems is None:
@@ -173,7 +173,7 @@ def _verdict(checkpoint: Checkpoint, problems: Problems | None) -> Text:
     return Text(f"{wording.times(bad, 'file')} damaged", "red") if bad else Text("ok", "green")
 
 
-def _contents(checkpoint: Checkpoint) -> str:
+def _contents(checkpoint: StoredCheckpoint) -> str:
     files = 0 if isinstance(checkpoint.manifest, str) else len(checkpoint.manifest.files)
     return f"{wording.times(files, 'file')}, {wording.size(checkpoint.bytes)}"
 

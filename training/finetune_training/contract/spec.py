@@ -245,7 +245,7 @@ class ResumeFrom(Strict):
     """A checkpoint's or a run's folder. All goes on from it if data, seed, batch, stage are the same; else its weights do."""
 
 
-class Checkpoint(Strict):
+class CheckpointSpec(Strict):
     """Where the run lives, and how often it is saved."""
 
     uri: Uri = "runs"
@@ -300,7 +300,7 @@ class RunSpec(Strict):
     method: Method = Method()
     training: Training = Training()
     deepspeed: DeepSpeed = DeepSpeed()
-    checkpoint: Checkpoint = Checkpoint()
+    checkpoint: CheckpointSpec = CheckpointSpec()
     evaluation: Evaluation = Evaluation()
     output: Annotated[list[Output], Field(max_length=8)] = []
     """What comes out besides the run's own `result/`."""

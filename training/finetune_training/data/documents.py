@@ -42,8 +42,8 @@ _AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
-class Context:
-    """All that a task needs to know."""
+class Preparation:
+    """All that a task of data preparation needs to know."""
 
     files: tuple[SourceFile, ...]
     tokenizer: Portable
@@ -91,7 +91,7 @@ class Summary:
         return cls(**{**body, "example": tuple(body["example"]) if body["example"] else None})
 
 
-def tokenize(table: pa.Table, context: Context) -> pa.Table:
+def tokenize(table: pa.Table, context: Preparation) -> pa.Table:
     """The documents of a block (ROWS → DOCUMENTS). The last row is the summary."""
     pieces, whole = [], Summary()
     for part in _parts(table):
@@ -116,7 +116,7 @@ def _parts(table: pa.Table) -> Iterator[pa.Table]:
         yield table.slice(start, stop - start)
 
 
-def _tokenize(table: pa.Table, context: Context) -> tuple[pa.Table, Summary]:
+def _tokenize(table: pa.Table, context: Preparation) -> tuple[pa.Table, Summary]:
     tokenizer = context.tokenizer.load()
     places = zip(*(table.column(name).to_pylist() for name in ROWS.names), strict=True)
     converted = [(context.files[file], context.files[file].convert(number, row)) for file, number, row in places]

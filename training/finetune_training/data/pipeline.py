@@ -1,6 +1,6 @@
 """Files → tokenised documents → shards, by Ray Data, on all nodes.
 
-In: the files and a `Context`. Out: packed shards in the object store, and what is known of them. Blocks arrive in any
+In: the files and a `Preparation`. Out: packed shards in the object store, and what is known of them. Blocks arrive in any
 order; documents are grouped into buckets by the high bits of their row's hash, sorted by it and packed, so the same rows
 give the same bytes on any number of nodes. The number of buckets depends on the sources' size alone.
 """
@@ -21,8 +21,8 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from finetune_training.data.documents import ROWS, Context, Summary, summary_of, tokenize
-from finetune_training.data.samples import Bucket, Target, write_bucket
+from finetune_training.data.documents import ROWS, Preparation, Summary, summary_of, tokenize
+from finetune_training.data.samples import Bucket, Packing, write_bucket
 from finetune_training.data.sources import SourceFile
 
 ROWS_PER_BLOCK = 2000
@@ -88,7 +88,7 @@ def settings() -> Iterator[None]:
             handler.setLevel(level)
 
 
-def tokenized(context: Context) -> Any:
+def tokenized(context: Preparation) -> Any:
     """All documents (documents.DOCUMENTS), in Ray's object store."""
     reference = ray.put(context)
     return (
@@ -113,7 +113,7 @@ def summarize(documents: Any) -> Summary:
     return sum(ray.get([summarized.remote(*group) for group in groups]), Summary())
 
 
-def write(documents: Any, context: Context, target: Target) -> list[Bucket]:
+def write(documents: Any, context: Preparation, target: Packing) -> list[Bucket]:
     """Pack the documents and write the shards, one task per bucket."""
     reference = ray.put(context)
     if context.buckets == 1:  # nothing to shuffle
@@ -174,18 +174,18 @@ def _summarize_blocks(*blocks: pa.Table) -> Summary:
     return sum(map(summary_of, blocks), Summary())
 
 
-def _write_blocks(target: Target, context: Context, *blocks: pa.Table) -> Bucket:
+def _write_blocks(target: Packing, context: Preparation, *blocks: pa.Table) -> Bucket:
     return write_bucket(pa.concat_tables(blocks), 0, target, context.tokenizer)
 
 
-def _write_group(table: pa.Table, target: Target, reference: Any) -> pa.Table:
+def _write_group(table: pa.Table, target: Packing, reference: Any) -> pa.Table:
     number = table.column("bucket")[0].as_py()
     bucket = write_bucket(table, number, target, _context(reference).tokenizer)
     return pa.table({"bucket": [bucket.to_json()]})
 
 
 @lru_cache(maxsize=1)
-def _context(reference: Any) -> Context:
+def _context(reference: Any) -> Preparation:
     """Fetched once per process, not once per block."""
-    context: Context = ray.get(reference)
+    context: Preparation = ray.get(reference)
     return context

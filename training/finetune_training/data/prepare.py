@@ -23,7 +23,7 @@ from finetune_training.model.tokenizer import digest
 from finetune_training.store.storage import Store
 
 if TYPE_CHECKING:
-    from finetune_training.data.documents import Context, Summary
+    from finetune_training.data.documents import Preparation, Summary
     from finetune_training.data.samples import Bucket
 
 DATA_FORMAT = 1
@@ -78,13 +78,13 @@ def _make(
     spec: RunSpec, files: Sequence[SourceFile], folder: Store, name: str, model_folder: Path, report: Report
 ) -> DataManifest:
     from finetune_training.data import pipeline
-    from finetune_training.data.documents import Context
+    from finetune_training.data.documents import Preparation
     from finetune_training.data.render import Options
-    from finetune_training.data.samples import Target
+    from finetune_training.data.samples import Packing
     from finetune_training.model.tokenizer import portable
 
     dataset = spec.dataset
-    context = Context(
+    context = Preparation(
         files=tuple(files),
         tokenizer=portable(model_folder, trust_remote_code=spec.model.trust_remote_code),
         options=Options(dataset.max_length, dataset.loss_on, dataset.chat_template),
@@ -96,11 +96,11 @@ def _make(
         summary = pipeline.summarize(documents)
         border = _border(summary, dataset, report)
         uri = str(folder.folder or folder.uri)  # a relative path would mean another folder in another process
-        buckets = pipeline.write(documents, context, Target(uri, dataset.max_length, dataset.packing, border))
+        buckets = pipeline.write(documents, context, Packing(uri, dataset.max_length, dataset.packing, border))
     return _manifest(name, dataset, summary, buckets)
 
 
-def _try_first_rows(context: Context) -> None:
+def _try_first_rows(context: Preparation) -> None:
     """A template that fails, or a tokenizer without an end, is found before Ray Data starts its processes."""
     from finetune_training.data.render import render
 

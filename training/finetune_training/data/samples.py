@@ -30,7 +30,7 @@ _LOOKED_AT = 16
 
 
 @dataclass(frozen=True)
-class Target:
+class Packing:
     """Where the shards go and how they are packed. Rows whose hash is below `border` are held out, besides those of the
     validation's own source."""
 
@@ -70,7 +70,7 @@ def border_of(fraction: float, *, lowest: int, highest: int) -> int:
     return min(max(int(fraction * 2**ROW_ID_BITS), lowest + 1), highest)
 
 
-def write_bucket(table: pa.Table, number: int, target: Target, tokenizer: Portable) -> Bucket:
+def write_bucket(table: pa.Table, number: int, target: Packing, tokenizer: Portable) -> Bucket:
     """Pack a bucket's documents (documents.DOCUMENTS) and upload the shards."""
     table = table.filter(pa.compute.is_null(table.column("summary"))).combine_chunks()
     table = table.sort_by([("row_id", "ascending"), ("piece", "ascending")])
@@ -87,7 +87,7 @@ def write_bucket(table: pa.Table, number: int, target: Target, tokenizer: Portab
     )
 
 
-def _write(documents: pa.Table, name: str, target: Target) -> Shard | None:
+def _write(documents: pa.Table, name: str, target: Packing) -> Shard | None:
     if documents.num_rows == 0:
         return None
     with tempfile.TemporaryDirectory(prefix="finetune-shard-") as folder:
@@ -96,7 +96,7 @@ def _write(documents: pa.Table, name: str, target: Target) -> Shard | None:
     return shard
 
 
-def _samples(documents: pa.Table, target: Target) -> pa.Table:
+def _samples(documents: pa.Table, target: Packing) -> pa.Table:
     """Packed samples (shards.SCHEMA)."""
     lengths = _lengths(documents)
     bins = pack(lengths.tolist(), target.max_length) if target.packing else [[index] for index in range(len(lengths))]

@@ -24,7 +24,7 @@ from finetune_training.driver.signals import end_at_sigterm
 from finetune_training.events.result import RunResult
 from finetune_training.show.display import progress_on
 from finetune_training.show.terminal import console_on, show_failure
-from finetune_training.status.writer import Status, status_for
+from finetune_training.status.writer import StatusWriter, status_for
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def live(job_file: Path, workers: int | None, *, fresh: bool, console: Console) 
         return done
 
 
-def _done(request: Request, status: Status, console: Console, *, fresh: bool) -> Done:
+def _done(request: Request, status: StatusWriter, console: Console, *, fresh: bool) -> Done:
     store = run_store(request.job)
     attempt = start_anew(store) if fresh else None
     remember(store, request.job, request.text)
@@ -68,7 +68,7 @@ def _done(request: Request, status: Status, console: Console, *, fresh: bool) ->
     return Done(_lived(request, attempt or claim(store), status, console), store.uri)
 
 
-def _lived(request: Request, attempt: Attempt, status: Status, console: Console) -> RunResult:
+def _lived(request: Request, attempt: Attempt, status: StatusWriter, console: Console) -> RunResult:
     """Meanwhile what the process prints is in the attempt's log, and the log on its way to the store."""
     attempt.folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -78,7 +78,7 @@ def _lived(request: Request, attempt: Attempt, status: Status, console: Console)
         _keep(attempt, console)
 
 
-def _attempted(request: Request, attempt: Attempt, status: Status, console: Console) -> RunResult:
+def _attempted(request: Request, attempt: Attempt, status: StatusWriter, console: Console) -> RunResult:
     set_up_ray()
     end_at_sigterm()
     from finetune_training.driver.run import execute

@@ -43,7 +43,7 @@ LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Cluster:
+class Placement:
     """Where the ranks run. `spread`: each on a machine of its own."""
 
     ranks: int
@@ -83,17 +83,17 @@ def _end_detached() -> None:
             ray.kill(ray.get_actor(name, namespace=namespace))
 
 
-def cluster_for(spec: RunSpec, *, workers: int | None) -> Cluster:
+def placement_for(spec: RunSpec, *, workers: int | None) -> Placement:
     """How many ranks, on what. On a cluster the spec says so; here `--workers`, or one for each GPU."""
     if not is_embedded():
         on_gpu = spec.resources.gpus_per_worker > 0
-        return Cluster(workers or spec.resources.ranks, on_gpu, spread=not (on_gpu or workers))
+        return Placement(workers or spec.resources.ranks, on_gpu, spread=not (on_gpu or workers))
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if gpus and workers and workers > gpus:
         raise user_error(
             "NotEnoughGPUs", f"--workers {workers}, but there are {gpus} GPUs.", f"Use --workers {gpus} or fewer."
         )
-    return Cluster(workers or max(1, gpus), gpus > 0)
+    return Placement(workers or max(1, gpus), gpus > 0)
 
 
 def is_embedded() -> bool:
@@ -159,7 +159,7 @@ def draining_watched(on_more: Callable[[frozenset[str]], None]) -> Iterator[None
         watcher.join(timeout=2 * LOOK_SECONDS)
 
 
-def await_machines(cluster: Cluster, *, seconds: float) -> bool:
+def await_machines(placement: Placement, *, seconds: float) -> bool:
     """Wait until there are machines that answer for all ranks; False when there are none in time. Ray tells of no machine
     that joins, and takes one that has just been lost for alive: so each is asked."""
     until = time.monotonic() + seconds
@@ -168,11 +168,11 @@ def await_machines(cluster: Cluster, *, seconds: float) -> bool:
         nodes = {
             node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in gone
         }
-        if room_for(cluster, nodes.values()):
+        if room_for(placement, nodes.values()):
             there: list[Mapping[str, float]] = []
             for node, _ in _answers(_here, dict.fromkeys(nodes), seconds=_ANSWER_SECONDS):
                 there.append(nodes[node])
-                if room_for(cluster, there):
+                if room_for(placement, there):
                     return True
         if time.monotonic() >= until:
             return False
@@ -189,10 +189,10 @@ def free_places() -> None:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(each.placement_group_id)))
 
 
-def room_for(cluster: Cluster, machines: Iterable[Mapping[str, float]]) -> bool:
+def room_for(placement: Placement, machines: Iterable[Mapping[str, float]]) -> bool:
     """Whether `machines` (resources of each) hold all ranks. Pure."""
-    places = [int(resources.get("GPU" if cluster.on_gpu else "CPU", 0)) for resources in machines]
-    return sum(min(each, 1) if cluster.spread else each for each in places) >= cluster.ranks
+    places = [int(resources.get("GPU" if placement.on_gpu else "CPU", 0)) for resources in machines]
+    return sum(min(each, 1) if placement.spread else each for each in places) >= placement.ranks
 
 
 def _here(_: None) -> None:

@@ -22,7 +22,7 @@ from finetune_training.driver.ladder import Memory
 from finetune_training.driver.launch import launch
 from finetune_training.driver.outcome import LOSSES
 from finetune_training.driver.preemption import with_the_driver
-from finetune_training.driver.ray_cluster import Cluster, await_machines
+from finetune_training.driver.ray_cluster import Placement, await_machines
 from finetune_training.driver.signals import told_to_end
 from finetune_training.events.progress import CheckpointSaved, Event, MemoryUse, Restarted, Stage, StageStarted, Trained
 from finetune_training.worker.task import Task
@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 class Repair:
     """The ranks of `attempt`, at its newest turn."""
 
-    def __init__(self, task: Task, attempt: Attempt, cluster: Cluster, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, task: Task, attempt: Attempt, placement: Placement, on_event: Callable[[Event], None]) -> None:
         self.task, self.attempt = task, attempt
-        self._cluster, self._on_event = cluster, on_event
+        self._placement, self._on_event = placement, on_event
         self._asked = Memory.of(task.job.spec)
         self._losses = self._restarts = 0
 
@@ -51,7 +51,9 @@ class Repair:
         self._take_over()
         while True:
             try:
-                return launch(self.task, spread=self._cluster.spread, folder=self.attempt.folder, on_event=self._heard)
+                return launch(
+                    self.task, spread=self._placement.spread, folder=self.attempt.folder, on_event=self._heard
+                )
             except FinetuneError as error:
                 self._mend(error)
 
@@ -80,7 +82,7 @@ class Repair:
         logger.warning("The ranks are started again: %s", error.failure.message)
         self._on_event(StageStarted(Stage.STARTING, "waiting for machines"))
         try:
-            there = await_machines(self._cluster, seconds=REPLACED_WITHIN)
+            there = await_machines(self._placement, seconds=REPLACED_WITHIN)
         except Terminated:  # the driver goes, too: what is known of the ranks says more than a signal does
             raise error from None
         if not there:

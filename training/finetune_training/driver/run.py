@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from finetune_training.checkpoint.lineage import check_fence
-from finetune_training.checkpoint.run_folder import REPORT, RESULT, Resolved, resolve, resolved, versions
+from finetune_training.checkpoint.run_folder import (
+    REPORT,
+    RESULT,
+    Resolution,
+    keep_resolution,
+    read_resolution,
+    versions,
+)
 from finetune_training.contract.batch import batch_of
 from finetune_training.contract.failure import FinetuneError
 from finetune_training.contract.spec import ArtifactFormat, Job
@@ -23,7 +30,7 @@ from finetune_training.data.shards import DataManifest
 from finetune_training.driver import watch
 from finetune_training.driver.attempt import METRICS, Attempt
 from finetune_training.driver.finish import Finish, Finished, finish
-from finetune_training.driver.ray_cluster import Cluster, cluster_for, ray_session, run_task, staging_folder
+from finetune_training.driver.ray_cluster import Placement, placement_for, ray_session, run_task, staging_folder
 from finetune_training.driver.repair import Repair
 from finetune_training.driver.request import Request
 from finetune_training.events.history import History, read_history
@@ -65,7 +72,7 @@ class _Run:
         self._request, self._attempt, self._sinks = request, attempt, sinks
         self._store = attempt.store
         self._started = time.time()
-        self._resolved = resolved(self._store)
+        self._resolution = read_resolution(self._store)
         self._resumed_from: int | None = None
 
     def execute(self) -> RunResult:
@@ -77,18 +84,18 @@ class _Run:
 
     def _execute(self) -> RunResult:
         watch.floor()  # a setting that is wrong is told before the data is prepared
-        job, tokenizer_folder = self._resolve()
+        job, tokenizer_folder = self._pinned()
         self._tell(StageStarted(Stage.PREPARING, "starting Ray"))
         # One CPU more than the ranks take: Ray Data starves without it (ray#44687).
         with ray_session(cpus=(self._request.workers or 1) + 1), staging_folder() as staging:
-            cluster = cluster_for(job.spec, workers=self._request.workers)
-            batch_of(job.spec, ranks=cluster.ranks)
+            placement = placement_for(job.spec, workers=self._request.workers)
+            batch_of(job.spec, ranks=placement.ranks)
             self._tell(StageStarted(Stage.PREPARING, "the data"))
             data = self._data(job, tokenizer_folder)
             self._tell(_prepared(data))
-            task = self._task(job, data, cluster, staging)
-            self._tell(StageStarted(Stage.STARTING, _describe(cluster)))
-            repair = Repair(task, self._attempt, cluster, self._tell)
+            task = self._task(job, data, placement, staging)
+            self._tell(StageStarted(Stage.STARTING, _describe(placement)))
+            repair = Repair(task, self._attempt, placement, self._tell)
             trained = repair.train()
             task, self._attempt = repair.task, repair.attempt
             check_fence(self._store, self._attempt.turn)
@@ -98,15 +105,15 @@ class _Run:
         self._tell(StageStarted(Stage.SUCCEEDED))
         return result
 
-    def _resolve(self) -> tuple[Job, Path]:
+    def _pinned(self) -> tuple[Job, Path]:
         """The job with absolute paths and a revision that does not move, and the folder of its tokenizer."""
         job = located(self._request.job)
         if self._request.workers:  # known before Ray is: say so at once
             batch_of(job.spec, ranks=self._request.workers)
         self._tell(StageStarted(Stage.PREPARING, "the tokenizer"))
         on_hub = job.spec.model.uri.startswith("hf://")
-        if on_hub and self._resolved:
-            job = _with_revision(job, self._resolved.model_revision)
+        if on_hub and self._resolution:
+            job = _with_revision(job, self._resolution.model_revision)
         fetched = fetch_tokenizer(job.spec.model, cache=default_cache())
         check_context(fetched.folder, job.spec.dataset.max_length)
         return (_with_revision(job, fetched.revision) if on_hub else job), fetched.folder
@@ -114,13 +121,13 @@ class _Run:
     def _data(self, job: Job, tokenizer_folder: Path) -> DataManifest:
         """The run's data: what the first attempt prepared, whatever has become of the sources since."""
         store = self._store.child("data")
-        if self._resolved and (found := prepared(store, self._resolved.data_fingerprint)):
+        if self._resolution and (found := prepared(store, self._resolution.data_fingerprint)):
             return found
         data = prepare(job.spec, store=store, model_folder=tokenizer_folder, report=self._tell)
-        resolve(self._store, Resolved(job.spec.model.revision, data.fingerprint))
+        keep_resolution(self._store, Resolution(job.spec.model.revision, data.fingerprint))
         return data
 
-    def _task(self, job: Job, data: DataManifest, cluster: Cluster, staging: Path) -> Task:
+    def _task(self, job: Job, data: DataManifest, placement: Placement, staging: Path) -> Task:
         return Task(
             job=job,
             base=self._request.job.spec.model,
@@ -128,8 +135,8 @@ class _Run:
             inherited=self._attempt.inherited,
             store=self._store,
             data=data,
-            ranks=cluster.ranks,
-            on_gpu=cluster.on_gpu,
+            ranks=placement.ranks,
+            on_gpu=placement.on_gpu,
             staging=staging,
             versions=versions(),
         )
@@ -221,9 +228,9 @@ def _with_revision(job: Job, revision: str) -> Job:
     return job.model_copy(update={"spec": job.spec.model_copy(update={"model": model})})
 
 
-def _describe(cluster: Cluster) -> str:
-    kind = "GPU" if cluster.on_gpu else "CPU"
-    return f"{cluster.ranks} {kind} worker{'s' if cluster.ranks > 1 else ''}"
+def _describe(placement: Placement) -> str:
+    kind = "GPU" if placement.on_gpu else "CPU"
+    return f"{placement.ranks} {kind} worker{'s' if placement.ranks > 1 else ''}"
 
 
 def _prepared(data: DataManifest) -> Prepared:

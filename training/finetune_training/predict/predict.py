@@ -1,6 +1,6 @@
 """Prompts → a model's completions: one here, or files of them by Ray Data.
 
-In: a `Target` (a model, perhaps with an adapter on top) and a prompt, or files of prompts. Out: the completion, or a file
+In: a `Answerer` (a model, perhaps with an adapter on top) and a prompt, or files of prompts. Out: the completion, or a file
 with each row as it was and its `completion`. The files go through two stages that scale by themselves: tasks that read,
 fill in the chat template and tokenise on CPUs, then actors that hold the model, one on each GPU. Rows keep their order.
 """
@@ -39,19 +39,19 @@ _ENCODED = pa.schema([("row", pa.string()), ("input_ids", pa.list_(pa.int32()))]
 
 
 @dataclass(frozen=True)
-class Target:
+class Answerer:
     """What answers. `adapter`: LoRA weights on top of `model`."""
 
     model: ModelSpec
     adapter: ModelSpec | None = None
 
-    def without_adapter(self) -> Target:
+    def without_adapter(self) -> Answerer:
         """The base model alone."""
-        return Target(self.model)
+        return Answerer(self.model)
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchInference:
     """A batch inference: which files, into what, how. `chat`: texts are messages of the user where the tokenizer has a
     chat template. `concurrency`: how many copies of the model; None: one on each GPU, or one."""
 
@@ -62,12 +62,12 @@ class Batch:
     concurrency: int | None = None
 
 
-def target_of(uri: str, *, cache: Path, revision: str = "", trust_remote_code: bool = False) -> Target:
+def target_of(uri: str, *, cache: Path, revision: str = "", trust_remote_code: bool = False) -> Answerer:
     """The model at `uri`. An adapter says itself which model it belongs to."""
     spec = _absolute(ModelSpec(uri=uri, revision=revision, trust_remote_code=trust_remote_code))
     config = fetch_model(spec, cache=cache, parts=Parts.TOKENIZER_OR_ADAPTER).folder / ADAPTER_CONFIG
     if not config.is_file():
-        return Target(spec)
+        return Answerer(spec)
     said = json.loads(config.read_text(encoding="utf-8"))
     name, base_revision = str(said.get("base_model_name_or_path") or ""), str(said.get("revision") or "")
     if not name:
@@ -83,15 +83,17 @@ def target_of(uri: str, *, cache: Path, revision: str = "", trust_remote_code: b
         revision=base_revision if on_hub else "",
         trust_remote_code=trust_remote_code,
     )
-    return Target(_absolute(base), spec)
+    return Answerer(_absolute(base), spec)
 
 
-def predict_one(target: Target, prompt: Prompt, *, cache: Path, sampling: Sampling, chat: bool = True) -> str:
+def predict_one(target: Answerer, prompt: Prompt, *, cache: Path, sampling: Sampling, chat: bool = True) -> str:
     """The completion of one prompt, in this process."""
     return _load(target, cache).answer([prompt], sampling=sampling, chat=chat)[0]
 
 
-def predict_files(target: Target, batch: Batch, *, cache: Path, on_rows: Callable[[int], None] | None = None) -> int:
+def predict_files(
+    target: Answerer, batch: BatchInference, *, cache: Path, on_rows: Callable[[int], None] | None = None
+) -> int:
     """Answer every prompt of the input's files. Ray is up already. `on_rows` is told how many rows are done; returns
     how many there were. What is wrong with the input or the output is said before the model is loaded."""
     files = open_prompts(batch.input)
@@ -110,8 +112,8 @@ def _run(
     files: list[PromptFile],
     output: Output,
     tokenizer: Portable,
-    target: Target,
-    batch: Batch,
+    target: Answerer,
+    batch: BatchInference,
     cache: Path,
     on_rows: Callable[[int], None] | None,
 ) -> int:
@@ -183,7 +185,7 @@ class _Completer:
     """The model stage: an actor that holds the model. It is loaded with the first rows and not before: what goes wrong
     then arrives as what it is, not as a lost actor."""
 
-    def __init__(self, target: Target, cache: Path, sampling: Sampling, copies: int) -> None:
+    def __init__(self, target: Answerer, cache: Path, sampling: Sampling, copies: int) -> None:
         self._target, self._cache, self._sampling, self._copies = target, cache, sampling, copies
         self._model: LanguageModel | None = None
 
@@ -198,20 +200,20 @@ class _Completer:
         return table.select(["row"]).append_column(COMPLETION, pa.array(completions, pa.string()))
 
 
-def _load(target: Target, cache: Path) -> LanguageModel:
+def _load(target: Answerer, cache: Path) -> LanguageModel:
     from finetune_training.predict.generate import load_language_model
 
     base = fetch_model(target.model, cache=cache).folder
     return load_language_model(base, adapter=_adapter(target, cache), trust_remote_code=target.model.trust_remote_code)
 
 
-def _adapter(target: Target, cache: Path) -> Path | None:
+def _adapter(target: Answerer, cache: Path) -> Path | None:
     if target.adapter is None:
         return None
     return fetch_model(target.adapter, cache=cache, parts=Parts.TOKENIZER_OR_ADAPTER).folder
 
 
-def _tokenizer(target: Target, cache: Path) -> Portable:
+def _tokenizer(target: Answerer, cache: Path) -> Portable:
     """The one that belongs to the adapter, with the chat template that it was trained with, else the model's."""
     adapter = _adapter(target, cache)
     has_tokenizer = adapter is not None and (adapter / "tokenizer_config.json").exists()

@@ -46,7 +46,7 @@ class Pace:
     end: float = 60.0
 
 
-class Status:
+class StatusWriter:
     """A run whose status nobody wants to have: what `finetune run` tells outside of a cluster."""
 
     def show(self, event: Event) -> None:
@@ -65,7 +65,7 @@ class Status:
         self.close()
 
 
-class ClusterStatus(Status):
+class ClusterStatusWriter(StatusWriter):
     """Writes `status.run` with `apply`, from now until `close`."""
 
     def __init__(self, attempt: int, apply: Apply, pace: Pace | None = None) -> None:
@@ -148,17 +148,17 @@ class ClusterStatus(Status):
             self._due, self._resume = 0.0, time.monotonic() + pause
 
 
-def status_for(identity: Identity | None) -> Status:
+def status_for(identity: Identity | None) -> StatusWriter:
     """The sink of the run that is the object `identity`. To be closed, best by `with`."""
     if os.environ.get(STATUS) != "true":
-        return Status()
+        return StatusWriter()
     server, attempt = apiserver.in_pod(), os.environ.get(ATTEMPT, "")
     if server is None or not attempt.isdigit() or identity is None:
         logger.warning(
             f"{STATUS} is set, but status.run is not written: it wants a pod, {ATTEMPT}, and metadata.uid in the job's file"
         )
-        return Status()
-    return ClusterStatus(int(attempt), lambda run: write_run(server, identity, run))
+        return StatusWriter()
+    return ClusterStatusWriter(int(attempt), lambda run: write_run(server, identity, run))
 
 
 def write_run(server: ApiServer, identity: Identity, run: dict[str, Any]) -> Answer:

@@ -7,7 +7,7 @@ of stores stay as they are. What would be overwritten by an output is said here,
 from __future__ import annotations
 
 from finetune_training.contract.failure import user_error
-from finetune_training.contract.spec import Checkpoint, Job, Output, ResumeFrom
+from finetune_training.contract.spec import CheckpointSpec, Job, Output, ResumeFrom
 from finetune_training.store.storage import local_path
 
 
@@ -30,7 +30,7 @@ def located(job: Job) -> Job:
     return job.model_copy(update={"spec": spec.model_copy(update=changes)})
 
 
-def _located(checkpoint: Checkpoint) -> Checkpoint:
+def _located(checkpoint: CheckpointSpec) -> CheckpointSpec:
     """`uri` is made absolute by who opens it."""
     other = checkpoint.resume_from.uri
     return checkpoint.model_copy(update={"resume_from": ResumeFrom(uri=_absolute(other))}) if other else checkpoint

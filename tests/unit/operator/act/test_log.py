@@ -12,7 +12,7 @@ from aiohttp import web
 from kubernetes.aio import client
 
 from finetune_operator.act import execute
-from finetune_operator.act.apiserver import Cluster
+from finetune_operator.act.apiserver import ApiServer
 from finetune_operator.act.execute import Executor
 from finetune_operator.decide.effects import LogOf
 from finetune_operator.observe.store import Store
@@ -37,8 +37,8 @@ def read(handler: Handler) -> tuple[str, list[Any]]:
             settings = client.Configuration()
             settings.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
             async with client.ApiClient(settings) as api:
-                cluster = Cluster(api, lambda *request: requests.append(request))
-                executor = Executor(cluster, Store(), Settings())
+                server = ApiServer(api, lambda *request: requests.append(request))
+                executor = Executor(server, Store(), Settings())
                 return await executor.read(LogOf("head", "ray-head"), view_job(job()))
         finally:
             await runner.cleanup()

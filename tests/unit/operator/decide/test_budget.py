@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.decide.budget import BUDGETS, RETRIES_FOR_MEMORY, Verdict, judge
-from finetune_operator.decide.outcome import Failure
+from finetune_operator.decide.outcome import AttemptFailure
 from tests.unit.operator.worlds import Object, books, job, world
 from tests.unit.operator.worlds import status as written
 
@@ -16,11 +16,13 @@ def past(attempt: int, cls: str = "Infrastructure", reason: str = "Collective", 
     return {"attempt": attempt, "class": cls, "reason": reason, "message": "It broke.", **more}
 
 
-def driver(cls: str = "Infrastructure", reason: str = "Collective", **more: Any) -> Failure:
-    return Failure(cls, reason, "It broke.", **{"repeats": True, **more})
+def driver(cls: str = "Infrastructure", reason: str = "Collective", **more: Any) -> AttemptFailure:
+    return AttemptFailure(cls, reason, "It broke.", **{"repeats": True, **more})
 
 
-def judged(failure: Failure, *attempts: Object, limit: int = 99, name: str = "plays", **counters: Any) -> Verdict:
+def judged(
+    failure: AttemptFailure, *attempts: Object, limit: int = 99, name: str = "plays", **counters: Any
+) -> Verdict:
     """Of the last of `attempts`."""
     last = attempts[-1]["attempt"] if attempts else 1
     body = job(name, status=written("Training", last, **counters), backoffLimit=limit)
@@ -43,7 +45,7 @@ def judged(failure: Failure, *attempts: Object, limit: int = 99, name: str = "pl
     ],
 )
 def test_what_another_attempt_is_paid_from(cls: str, failed: int, out_of_memory: int, goes_on: bool) -> None:
-    verdict = judged(Failure(cls, "X", "x"))
+    verdict = judged(AttemptFailure(cls, "X", "x"))
     assert (verdict.failed, verdict.out_of_memory, verdict.pause is not None) == (failed, out_of_memory, goes_on)
 
 
@@ -66,14 +68,14 @@ def test_attempts_that_count_are_bounded_by_the_backoff_limit(limit: int, before
 
 def test_preemption_goes_on_for_ever_and_with_the_shortest_pause() -> None:
     history = [past(number, "Preempted", "PodDisrupted") for number in range(1, 11)]
-    verdict = judged(Failure("Preempted", "PodDisrupted", "x"), *history, limit=0)
+    verdict = judged(AttemptFailure("Preempted", "PodDisrupted", "x"), *history, limit=0)
     assert verdict.pause is not None
     assert verdict.pause < 13
     assert verdict.failed == 0
 
 
 def test_memory_is_asked_for_less_of_six_times() -> None:
-    worker = Failure("OutOfMemory", "OOMKilled", "x", pod="p")
+    worker = AttemptFailure("OutOfMemory", "OOMKilled", "x", pod="p")
     assert judged(worker, limit=0, out_of_memory=RETRIES_FOR_MEMORY - 1).pause is not None
     last = judged(worker, out_of_memory=RETRIES_FOR_MEMORY)
     assert last.pause is None
@@ -81,12 +83,12 @@ def test_memory_is_asked_for_less_of_six_times() -> None:
 
 
 def test_a_driver_that_is_out_of_memory_has_tried_all() -> None:
-    verdict = judged(Failure("OutOfMemory", "OutOfMemory", "x", last=True))
+    verdict = judged(AttemptFailure("OutOfMemory", "OutOfMemory", "x", last=True))
     assert (verdict.pause, verdict.why) == (None, " The driver has tried all it can.")
 
 
 def test_a_head_without_memory_is_not_tried_again() -> None:
-    verdict = judged(Failure("OutOfMemory", "OOMKilled", "Raise it.", pod="p", last=True))
+    verdict = judged(AttemptFailure("OutOfMemory", "OOMKilled", "Raise it.", pod="p", last=True))
     assert (verdict.pause, verdict.why) == (None, "")
 
 

@@ -10,7 +10,7 @@ import pytest
 from finetune_operator.decide import causes
 from finetune_operator.decide.budget import BUDGETS, COUNTED, FREE, MEMORY, NEVER
 from finetune_operator.decide.causes import TABLE, Cause
-from finetune_operator.decide.outcome import Failure, outcome
+from finetune_operator.decide.outcome import AttemptFailure, outcome
 from finetune_training.contract.failure import EXIT_CODES
 from tests.cluster.layout import ROOT
 from tests.unit.operator import worlds
@@ -37,12 +37,12 @@ TOLD = {"class": "Preempted", "reason": "Preempted", "message": "Stopped after s
 
 def of(
     kuberay: Object | None, *pods: Object, failure: Object | None = None, now: float = NOW, **run: Any
-) -> Failure | None:
+) -> AttemptFailure | None:
     said = ({"stage": "Failed", "failure": failure} if failure else {}) | run
     body = job(status=written("Training", run=said or None))
     found = world(body, rayjobs=[] if kuberay is None else [rayjob(**kuberay)], pods=pods, now=now)
     seen = outcome(found, found.rayjob)
-    assert seen is None or isinstance(seen, Failure)
+    assert seen is None or isinstance(seen, AttemptFailure)
     return seen
 
 
@@ -58,7 +58,7 @@ def failed(reason: str) -> Object:
 LIMITS = {"ray-worker": "64Gi", "ray-head": "8Gi"}
 INVALID = 'Pod "plays-1-x7k2p-head" is invalid: spec.x'
 # What is seen, by row, and what is said then.
-SEEN: dict[str, tuple[Failure | None, str]] = {
+SEEN: dict[str, tuple[AttemptFailure | None, str]] = {
     causes.RAYJOB_DELETED.seen: (of(None), "The RayJob of attempt 1 was deleted while it ran."),
     causes.PODS_INVALID.seen: (
         of(worlds.replica_failure(INVALID)),
@@ -242,7 +242,7 @@ def test_the_head_explains_an_end_before_the_workers_do() -> None:
 
 def test_what_was_saved_first_is_said() -> None:
     failure = of(TERMINAL, DRAINED, failure=TOLD)
-    assert failure == Failure(
+    assert failure == AttemptFailure(
         "Preempted", "PodDisrupted",
         "Pod plays-1-x7k2p-worker was taken away: EvictionByEvictionAPI: Eviction API: evicting. "
         "Stopped after step 7; its checkpoint is saved.",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.decide.outcome import Failure, Succeeded, outcome
+from finetune_operator.decide.outcome import AttemptFailure, Succeeded, outcome
 from tests.unit.operator import worlds
 from tests.unit.operator.worlds import (
     APP_FAILED,
@@ -31,7 +31,7 @@ INITIALIZING = {"jobDeploymentStatus": "Initializing"}
 
 def of(
     kuberay: Object | None, *, run: Object | None = None, pods: list[Object] | None = None, **metadata: Any
-) -> Succeeded | Failure | None:
+) -> Succeeded | AttemptFailure | None:
     rayjobs = [] if kuberay is None else [rayjob(**kuberay, **metadata)]
     found = world(job(status=written("Training", run=run)), rayjobs=rayjobs, pods=pods or [])
     return outcome(found, found.rayjob)
@@ -58,56 +58,56 @@ def test_an_attempt_succeeded_when_its_ray_job_did() -> None:
 
 INVALID = 'Pod "plays-1-x7k2p-head" is invalid: spec.containers[0].env[0].name: Invalid value: "A B"'
 
-ROWS: dict[str, tuple[dict[str, Any], Failure]] = {
+ROWS: dict[str, tuple[dict[str, Any], AttemptFailure]] = {
     "its RayJob is gone": (
         {"kuberay": None},
-        Failure("Infrastructure", "RayJobDeleted", "The RayJob of attempt 1 was deleted while it ran."),
+        AttemptFailure("Infrastructure", "RayJobDeleted", "The RayJob of attempt 1 was deleted while it ran."),
     ),
     "its RayJob is going": (
         {"kuberay": RUNNING, "deleting": True},
-        Failure("Infrastructure", "RayJobDeleted", "The RayJob of attempt 1 was deleted while it ran."),
+        AttemptFailure("Infrastructure", "RayJobDeleted", "The RayJob of attempt 1 was deleted while it ran."),
     ),
     "Kubernetes refuses its pods": (
         {"kuberay": worlds.replica_failure(INVALID)},
-        Failure("User", "PodsInvalid", f"Kubernetes refuses the pods: {INVALID} Correct it in a new job."),
+        AttemptFailure("User", "PodsInvalid", f"Kubernetes refuses the pods: {INVALID} Correct it in a new job."),
     ),
     "its driver says why": (
         {"kuberay": APP_FAILED, "run": {"stage": "Failed", "failure": SAID}},
-        Failure("Data", "BadRow", "Row 3 of s3://x is no JSON.", rank=2),
+        AttemptFailure("Data", "BadRow", "Row 3 of s3://x is no JSON.", rank=2),
     ),
     "KubeRay finds it invalid": (
         {"kuberay": VALIDATION_FAILED},
-        Failure(
+        AttemptFailure(
             "User", "RayJobRefused",
             f"KubeRay finds the RayJob invalid. KubeRay says: {VALIDATION_FAILED['message']} Correct it in a new job.",
         ),
     ),
     "somebody stopped it": (
         {"kuberay": STOPPED},
-        Failure("Infrastructure", "RayJobStopped", "The Ray job was stopped by somebody."),
+        AttemptFailure("Infrastructure", "RayJobStopped", "The Ray job was stopped by somebody."),
     ),
     "its driver left no word": (
         {"kuberay": APP_FAILED},
-        Failure("Unknown", "DriverEnded", "The driver ended with exit code 1 and left no word why."),
+        AttemptFailure("Unknown", "DriverEnded", "The driver ended with exit code 1 and left no word why."),
     ),
     "its head is gone": (
         {"kuberay": HEAD_LOST | {"message": "Ray head pod not found."}},
-        Failure("Infrastructure", "HeadLost", "The head pod was lost, and the Ray cluster with it."),
+        AttemptFailure("Infrastructure", "HeadLost", "The head pod was lost, and the Ray cluster with it."),
     ),
     "it could not be submitted": (
         {"kuberay": SUBMISSION_FAILED},
-        Failure(
+        AttemptFailure(
             "Infrastructure", "SubmissionFailed",
             f"The Ray cluster was lost. KubeRay says: {SUBMISSION_FAILED['message']}",
         ),
     ),
     "KubeRay gave it up": (
         {"kuberay": {"jobDeploymentStatus": "Failed", "reason": "JobStatusCheckTimeoutExceeded"}},
-        Failure("Infrastructure", "JobStatusCheckTimeoutExceeded", "The Ray cluster was lost."),
+        AttemptFailure("Infrastructure", "JobStatusCheckTimeoutExceeded", "The Ray cluster was lost."),
     ),
     "KubeRay says nothing": (
         {"kuberay": {"jobDeploymentStatus": "Failed"}},
-        Failure("Infrastructure", "RayJobFailed", "The Ray cluster was lost."),
+        AttemptFailure("Infrastructure", "RayJobFailed", "The Ray cluster was lost."),
     ),
 }  # fmt: skip
 
@@ -127,7 +127,7 @@ def test_an_attempt_has_failed_because(name: str) -> None:
 )
 def test_a_pod_that_explains_nothing_is_not_blamed(pods: list[Object]) -> None:
     failure = of(APP_FAILED, pods=pods)
-    assert isinstance(failure, Failure)
+    assert isinstance(failure, AttemptFailure)
     assert failure.reason == "DriverEnded"
 
 
@@ -139,9 +139,9 @@ def test_a_driver_that_ends_before_its_cluster_was_ready_is_noticed_after_a_whil
     """KubeRay looks at the job only once all pods are ready, which they may never be."""
     assert of(INITIALIZING, pods=[submitter(1, ago=19)]) is None
     failure = of(INITIALIZING, pods=[submitter(1, ago=20)])
-    assert failure == Failure("Unknown", "DriverEnded", "The driver ended and left no word why.")
+    assert failure == AttemptFailure("Unknown", "DriverEnded", "The driver ended and left no word why.")
     said = of(INITIALIZING, pods=[submitter(1, ago=20)], run={"stage": "Failed", "failure": SAID})
-    assert isinstance(said, Failure)
+    assert isinstance(said, AttemptFailure)
     assert said.reason == "BadRow"
     assert isinstance(of(INITIALIZING, pods=[submitter(0, ago=20)], run={"stage": "Succeeded"}), Succeeded)
 
@@ -150,8 +150,8 @@ def test_a_driver_that_ended_well_is_left_to_kuberay_once_its_cluster_was_ready(
     """A busy KubeRay may take longer than we wait; it looks at the job itself and says how it ended."""
     assert of(RUNNING, pods=[submitter(0, ago=60)]) is None
     assert isinstance(of(RUNNING, pods=[submitter(0, ago=60)], run={"stage": "Succeeded"}), Succeeded)
-    assert isinstance(of(RUNNING, pods=[submitter(1, ago=60)]), Failure)
-    assert isinstance(of(INITIALIZING, pods=[submitter(0, ago=60)]), Failure)
+    assert isinstance(of(RUNNING, pods=[submitter(1, ago=60)]), AttemptFailure)
+    assert isinstance(of(INITIALIZING, pods=[submitter(0, ago=60)]), AttemptFailure)
 
 
 def test_a_driver_that_a_queue_has_ended_has_not_failed() -> None:
@@ -166,7 +166,7 @@ def test_the_end_of_another_container_is_not_the_drivers() -> None:
 
 
 def test_a_failure_in_the_status_has_the_names_of_the_api_and_a_bounded_message() -> None:
-    assert Failure("Data", "BadRow", "m" * 2000, rank=0).to_status().to_json() == {
+    assert AttemptFailure("Data", "BadRow", "m" * 2000, rank=0).to_status().to_json() == {
         "class": "Data",
         "reason": "BadRow",
         "message": "m" * 1024,

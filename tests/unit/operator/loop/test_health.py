@@ -8,7 +8,7 @@ import time
 import pytest
 from kubernetes.aio import client
 
-from finetune_operator.act.apiserver import Cluster
+from finetune_operator.act.apiserver import ApiServer
 from finetune_operator.loop.controller import STUCK_SECONDS, Controller
 from finetune_operator.loop.metrics import Metrics
 from finetune_operator.loop.workqueue import WorkQueue
@@ -28,8 +28,8 @@ async def _unwell(*, taken: bool, seconds: float) -> str:
     clock, store = _Clock(), Store()
     queue = WorkQueue(clock)
     async with client.ApiClient(client.Configuration()) as api:
-        cluster = Cluster(api, lambda _method, _resource, _status: None)
-        controller = Controller(cluster, Settings(), Metrics(store, queue), store, queue)
+        server = ApiServer(api, lambda _method, _resource, _status: None)
+        controller = Controller(server, Settings(), Metrics(store, queue), store, queue)
         controller._resynced = time.monotonic()  # it works: a replica that waits for its Lease is always well
         queue.add("default/job")
         if taken:

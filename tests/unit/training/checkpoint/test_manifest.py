@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from finetune_training.checkpoint.manifest import CheckpointFile, CheckpointManifest, Reached, name_of, place_of
+from finetune_training.checkpoint.manifest import CheckpointFile, CheckpointManifest, Reached, name_of, parse_name
 from finetune_training.checkpoint.turn import Turn
 from tests.checkpoints import BASELINE, FACTS
 
@@ -69,7 +69,7 @@ def test_names_are_ordered_by_turn_then_step() -> None:
     ]  # fmt: skip
     assert names[2] == "step-00000007-a9.2"
     names = names[::-1]
-    assert sorted(names, key=lambda name: place_of(name) or (Turn(0), 0)) == names[::-1]
+    assert sorted(names, key=lambda name: parse_name(name) or (Turn(0), 0)) == names[::-1]
     assert [
-        place_of(name) for name in ("global_step5", "step-00000005-a", "step-00000005-a1.", "step-00000005-a1.0")
+        parse_name(name) for name in ("global_step5", "step-00000005-a", "step-00000005-a1.", "step-00000005-a1.0")
     ] == [None] * 4

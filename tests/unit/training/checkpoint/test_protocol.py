@@ -24,7 +24,7 @@ from finetune_training.checkpoint import save as saving
 from finetune_training.checkpoint import upload
 from finetune_training.checkpoint.lineage import committed, inherit
 from finetune_training.checkpoint.load import restore
-from finetune_training.checkpoint.manifest import FOLDER, CheckpointManifest, name_of, place_of
+from finetune_training.checkpoint.manifest import FOLDER, CheckpointManifest, name_of, parse_name
 from finetune_training.checkpoint.save import Checkpointer, Origin
 from finetune_training.checkpoint.turn import Turn
 from finetune_training.contract.failure import FailureClass, FinetuneError
@@ -184,10 +184,10 @@ class Universe:
 
     def _check_loaded(self, turn: Turn, name: str, folder: Path) -> None:
         """What was loaded is whole, and the newest that was ever told to be saved before the claim, or a newer one."""
-        step = str((place_of(name) or NOWHERE)[1])
+        step = str((parse_name(name) or NOWHERE)[1])
         assert (folder / "state.json").read_text() == step
         promised = self.newest_when_claimed[turn]
-        assert promised is None or (place_of(name) or NOWHERE) >= (place_of(promised) or NOWHERE)
+        assert promised is None or (parse_name(name) or NOWHERE) >= (parse_name(promised) or NOWHERE)
 
     def check(self) -> None:
         """Between any two requests."""
@@ -198,7 +198,7 @@ class Universe:
             manifest = CheckpointManifest.from_bytes(self.store.objects[f"{FOLDER}/{name}/manifest.json"])
             assert all(f"{FOLDER}/{name}/{file.name}" in self.store.objects for file in manifest.files)
         if newest in self.inherited:
-            older = [name for name in count if (place_of(name) or NOWHERE)[0] < newest]
+            older = [name for name in count if (parse_name(name) or NOWHERE)[0] < newest]
             assert set(older) <= set(self.inherited[newest]), "an older attempt has committed"
             own = [name for name in count if name not in older]
             if not own:
@@ -208,7 +208,7 @@ class Universe:
             promised = self.newest_when_claimed[newest]
             if promised:
                 assert count, "what was told to be saved is gone"
-                assert (place_of(count[0]) or NOWHERE) >= (place_of(promised) or NOWHERE)
+                assert (parse_name(count[0]) or NOWHERE) >= (parse_name(promised) or NOWHERE)
 
 
 def _at_once(name: str, work: Callable[[], T]) -> Future[T]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_training.checkpoint.run_folder import Resolved, asked, remember, resolve, resolved
+from finetune_training.checkpoint.run_folder import Resolution, asked, keep_resolution, read_resolution, remember
 from finetune_training.contract.failure import FinetuneError
 from finetune_training.contract.spec import Job
 from finetune_training.store.storage import Store
@@ -87,7 +87,7 @@ def test_a_process_that_died_early_leaves_a_run_that_still_knows_its_spec(store:
 
 
 def test_what_the_first_attempt_found_stays(store: Store) -> None:
-    assert resolved(store) is None
-    resolve(store, Resolved("commit-1", "data-1"))
-    resolve(store, Resolved("commit-2", "data-2"))
-    assert resolved(store) == Resolved("commit-1", "data-1")
+    assert read_resolution(store) is None
+    keep_resolution(store, Resolution("commit-1", "data-1"))
+    keep_resolution(store, Resolution("commit-2", "data-2"))
+    assert read_resolution(store) == Resolution("commit-1", "data-1")

@@ -12,7 +12,7 @@ import pytest
 
 from finetune_training.contract.spec import DatasetSpec, LossOn
 from finetune_training.data import documents
-from finetune_training.data.documents import DOCUMENTS, ROWS, Context, Summary, summary_of, tokenize
+from finetune_training.data.documents import DOCUMENTS, ROWS, Preparation, Summary, summary_of, tokenize
 from finetune_training.data.render import NO_SUPERVISED_TOKEN, Options
 from finetune_training.data.rows import EMPTY
 from finetune_training.data.sources import open_sources
@@ -21,13 +21,13 @@ from tests.tiny import write_tokenizer
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Context:
+def context(tmp_path: Path) -> Preparation:
     for name in ("train", "held"):
         (tmp_path / f"{name}.jsonl").write_text('{"messages": []}\n')
     dataset = DatasetSpec.model_validate(
         {"train": [{"uri": f"{tmp_path}/train.jsonl"}], "validation": {"uri": f"{tmp_path}/held.jsonl"}}
     )
-    return Context(
+    return Preparation(
         files=tuple(open_sources(dataset)),
         tokenizer=portable(write_tokenizer(tmp_path / "model"), trust_remote_code=False),
         options=Options(64, LossOn.ASSISTANT),
@@ -50,7 +50,7 @@ def _documents(table: pa.Table) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["row_id"], row["piece"]))
 
 
-def test_the_summary_counts_what_became_of_the_rows(context: Context) -> None:
+def test_the_summary_counts_what_became_of_the_rows(context: Preparation) -> None:
     rows = [_chat("one", "1"), _chat("two"), '{"messages": []}', _chat("three", "3 " * 100), _chat("four " * 90, "4")]
     table = tokenize(_block(rows), context)
     kept = _documents(table)
@@ -77,7 +77,7 @@ def test_a_summary_survives_json_and_adds_up() -> None:
     assert (one + two).example == ("f:1", "first")
 
 
-def test_documents_do_not_depend_on_blocks(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documents_do_not_depend_on_blocks(context: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [_chat(f"question {number} " * (number % 7), f"answer {number}") for number in range(40)]
     whole = tokenize(_block(rows), context)
     parts = pa.concat_tables([tokenize(_block(rows[start : start + 7]), context) for start in range(0, 40, 7)])
@@ -90,7 +90,7 @@ def test_documents_do_not_depend_on_blocks(context: Context, monkeypatch: pytest
     assert all(row["bucket"] == row["row_id"] >> 62 for row in _documents(whole))
 
 
-def test_a_split_text_keeps_its_pieces_in_order(context: Context, tmp_path: Path) -> None:
+def test_a_split_text_keeps_its_pieces_in_order(context: Preparation, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     files = open_sources(DatasetSpec.model_validate({"train": [{"uri": f"{tmp_path}/a.txt"}]}))
     context = dataclasses.replace(context, files=tuple(files))
@@ -102,13 +102,13 @@ def test_a_split_text_keeps_its_pieces_in_order(context: Context, tmp_path: Path
     assert context.tokenizer.load().decode(tokens) == "summer's day " * 100 + "<|endoftext|>"
 
 
-def test_rows_of_the_validations_own_source_are_held_out_and_do_not_count_as_training(context: Context) -> None:
+def test_rows_of_the_validations_own_source_are_held_out_and_do_not_count_as_training(context: Preparation) -> None:
     table = tokenize(_block([_chat("one", "1")], file=1), context)
     assert [row["held_out"] for row in _documents(table)] == [True]
     assert summary_of(table).lowest is None
 
 
-def test_a_block_without_a_document_is_a_table_like_any_other(context: Context) -> None:
+def test_a_block_without_a_document_is_a_table_like_any_other(context: Preparation) -> None:
     table = tokenize(_block(['{"messages": []}']), context)
     assert table.num_rows == 1
     assert _documents(table) == []

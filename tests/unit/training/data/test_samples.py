@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_training.data.documents import DOCUMENTS
-from finetune_training.data.samples import Bucket, Target, border_of, write_bucket
+from finetune_training.data.samples import Bucket, Packing, border_of, write_bucket
 from finetune_training.data.shards import IGNORE, Shard
 from finetune_training.model.tokenizer import Portable, portable
 from tests.tiny import write_tokenizer
@@ -61,7 +61,7 @@ def _split(sample: dict[str, Any]) -> list[tuple[int, list[int], list[int]]]:
 def test_every_document_is_in_one_sample_of_its_split(tmp_path: Path, tokenizer: Portable, packing: bool) -> None:
     rows = _documents(200)
     border = sorted(row["row_id"] for row in rows)[20]
-    bucket = write_bucket(_table(rows), 3, Target(str(tmp_path), 64, packing, border), tokenizer)
+    bucket = write_bucket(_table(rows), 3, Packing(str(tmp_path), 64, packing, border), tokenizer)
     assert bucket.train is not None
     assert bucket.validation is not None
     assert (bucket.train.file, bucket.validation.file) == ("train-00003.arrow", "validation-00003.arrow")
@@ -89,27 +89,27 @@ def test_the_order_of_the_documents_does_not_matter(tmp_path: Path, tokenizer: P
     rows += [row | {"piece": piece} for piece in (1, 2) for row in rows[:5]]
     shards = []
     for name, order in (("a", rows), ("b", rows[::-1]), ("c", rows[50:] + rows[:50])):
-        bucket = write_bucket(_table(order), 0, Target(str(tmp_path / name), 64, True, 2**60), tokenizer)
+        bucket = write_bucket(_table(order), 0, Packing(str(tmp_path / name), 64, True, 2**60), tokenizer)
         shards.append((bucket.train, bucket.validation, bucket.prompts))
     assert shards[0] == shards[1] == shards[2]
 
 
 def test_rows_of_the_validations_own_source_are_held_out(tmp_path: Path, tokenizer: Portable) -> None:
     rows = [row | {"held_out": number % 2 == 0} for number, row in enumerate(_documents(10))]
-    bucket = write_bucket(_table(rows), 0, Target(str(tmp_path), 64, False, 0), tokenizer)
+    bucket = write_bucket(_table(rows), 0, Packing(str(tmp_path), 64, False, 0), tokenizer)
     assert bucket.train is not None
     assert bucket.validation is not None
     assert (bucket.train.samples, bucket.validation.samples) == (5, 5)
 
 
 def test_a_bucket_without_documents_writes_no_shard(tmp_path: Path, tokenizer: Portable) -> None:
-    bucket = write_bucket(_table([]), 0, Target(str(tmp_path / "out"), 64, True, 0), tokenizer)
+    bucket = write_bucket(_table([]), 0, Packing(str(tmp_path / "out"), 64, True, 0), tokenizer)
     assert bucket == Bucket(0, None, None, {}, [])
     assert not (tmp_path / "out").exists()
 
 
 def test_a_bucket_survives_json(tmp_path: Path, tokenizer: Portable) -> None:
-    bucket = write_bucket(_table(_documents(30)), 7, Target(str(tmp_path), 64, True, 2**62), tokenizer)
+    bucket = write_bucket(_table(_documents(30)), 7, Packing(str(tmp_path), 64, True, 2**62), tokenizer)
     assert bucket.prompts
     assert Bucket.from_json(bucket.to_json()) == bucket
 
@@ -122,7 +122,7 @@ def test_prompts_are_different_beginnings_that_tokenise_to_the_rows_own_tokens(
         row | {"input_ids": ids, "labels": ids, "prompt": len(ids) - 1}
         for row, ids in zip(_documents(3), tokens, strict=True)
     ]
-    bucket = write_bucket(_table(rows), 0, Target(str(tmp_path), 64, True, LAST), tokenizer)
+    bucket = write_bucket(_table(rows), 0, Packing(str(tmp_path), 64, True, LAST), tokenizer)
     assert len(bucket.prompts) == 2
     assert {tuple(tokenizer.load().encode(prompt)) for prompt in bucket.prompts} == {
         tuple(tokens[0][:-1]),

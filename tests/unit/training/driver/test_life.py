@@ -20,14 +20,14 @@ from finetune_training.driver.attempt import Attempt
 from finetune_training.driver.life import AttemptFailed, Done, live
 from finetune_training.driver.request import Request
 from finetune_training.events.result import RunResult
-from finetune_training.status.writer import Outcome, Status
+from finetune_training.status.writer import Outcome, StatusWriter
 from tests.finished_run import JOB_YAML, result
 
 RESULT = result()
 Execute = Callable[[Request, Attempt], RunResult]
 
 
-class Told(Status):
+class Told(StatusWriter):
     """A cluster that takes note of when it was told."""
 
     def __init__(self, order: list[str]) -> None:

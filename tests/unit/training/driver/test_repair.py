@@ -16,7 +16,7 @@ from finetune_training.data.shards import DataManifest, Histogram, Statistics
 from finetune_training.driver import repair
 from finetune_training.driver.attempt import Attempt, claim
 from finetune_training.driver.ladder import Memory
-from finetune_training.driver.ray_cluster import Cluster
+from finetune_training.driver.ray_cluster import Placement
 from finetune_training.driver.repair import LOSSES_WITHOUT_CHECKPOINT, Repair
 from finetune_training.events.progress import CheckpointSaved, Event, MemoryUse, Restarted, Trained
 from finetune_training.store.storage import Store
@@ -50,7 +50,7 @@ class Bench:
         self._launches, self.tasks, self.events = list(launches), [], []
         attempt = attempt or claim(self.store)
         self.repair = Repair(
-            task_of(self.store, attempt, micro_batch), attempt, Cluster(ranks=2, on_gpu=False), self.events.append
+            task_of(self.store, attempt, micro_batch), attempt, Placement(ranks=2, on_gpu=False), self.events.append
         )
         assert self.repair.train() == DONE
         assert not self._launches

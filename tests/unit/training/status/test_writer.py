@@ -15,7 +15,7 @@ from finetune_training.contract.failure import Failure, FailureClass
 from finetune_training.contract.jobfile import Identity, identity_in
 from finetune_training.events.progress import Stage, StageStarted
 from finetune_training.status.apiserver import Answer, Unreachable
-from finetune_training.status.writer import ClusterStatus, Pace, Status, body, status_for, status_path
+from finetune_training.status.writer import ClusterStatusWriter, Pace, StatusWriter, body, status_for, status_path
 from tests.finished_run import step
 
 RARE = Pace(between=3600, pause=0.001, longest_pause=0.01, end=20)
@@ -46,7 +46,7 @@ class Answers:
 
 def test_the_status_is_written_at_once_when_the_stage_changes_and_not_at_each_step() -> None:
     server = Answers()
-    with ClusterStatus(1, server, RARE) as status:
+    with ClusterStatusWriter(1, server, RARE) as status:
         assert server.next()["stage"] == "Preparing"
         for number in range(1, 50):
             status.show(step(number))
@@ -60,7 +60,7 @@ def test_the_status_is_written_at_once_when_the_stage_changes_and_not_at_each_st
 
 def test_steps_are_written_into_the_status_after_a_while() -> None:
     server = Answers()
-    with ClusterStatus(1, server, Pace(between=0.01)) as status:
+    with ClusterStatusWriter(1, server, Pace(between=0.01)) as status:
         server.next()
         status.show(step(1))
         assert server.next()["step"] == 1
@@ -71,7 +71,7 @@ def test_steps_are_written_into_the_status_after_a_while() -> None:
 def test_a_server_that_hangs_does_not_delay_the_training() -> None:
     hold: queue.Queue[None] = queue.Queue()
     server = Answers(before=lambda: hold.get(timeout=20))
-    status = ClusterStatus(1, server, RARE)
+    status = ClusterStatusWriter(1, server, RARE)
     started = time.monotonic()
     for number in range(1, 1000):
         status.show(step(number))
@@ -97,7 +97,7 @@ def test_trouble_that_may_pass_is_tried_again_with_the_newest_state(
     trouble: Answer | Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Answers(trouble, trouble)
-    with ClusterStatus(1, server, RARE) as status:
+    with ClusterStatusWriter(1, server, RARE) as status:
         status.end(FAILURE)
     assert server.rest()[-1]["failure"]["reason"] == "WorkerLost"
     assert len(caplog.records) <= 2
@@ -115,7 +115,7 @@ def test_a_refusal_is_said_once_and_ends_the_writing(
     answer: Answer, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Answers(answer)
-    with ClusterStatus(1, server, RARE) as status:
+    with ClusterStatusWriter(1, server, RARE) as status:
         server.next()
         status.show(StageStarted(Stage.TRAINING))
         status.end(FAILURE)
@@ -126,7 +126,7 @@ def test_a_refusal_is_said_once_and_ends_the_writing(
 
 def test_the_first_end_of_a_run_counts_and_nothing_is_written_after_the_end() -> None:
     server = Answers()
-    with ClusterStatus(1, server, RARE) as status:
+    with ClusterStatusWriter(1, server, RARE) as status:
         status.end(FAILURE)
         status.end(Failure(FailureClass.UNKNOWN, "Unknown", "Exit"))
         status.show(StageStarted(Stage.TRAINING))
@@ -136,7 +136,7 @@ def test_the_first_end_of_a_run_counts_and_nothing_is_written_after_the_end() ->
 def test_the_end_of_a_run_does_not_wait_for_the_api_server_for_ever(caplog: pytest.LogCaptureFixture) -> None:
     server = Answers(*[Unreachable("gone")] * 10_000)
     started = time.monotonic()
-    with ClusterStatus(1, server, Pace(pause=0.01, longest_pause=0.01, end=0.2)) as status:
+    with ClusterStatusWriter(1, server, Pace(pause=0.01, longest_pause=0.01, end=0.2)) as status:
         status.end(FAILURE)
     assert time.monotonic() - started < 5
     assert "could not be written to status.run within 0.2 s" in caplog.text
@@ -163,7 +163,7 @@ def test_the_status_is_written_on_clusters_only(
     for name, value in {"KUBERNETES_SERVICE_HOST": "192.0.2.1", **environment}.items():
         monkeypatch.setenv(name, value)
     with status_for(identity_in(job)) as status:
-        assert type(status) is Status
+        assert type(status) is StatusWriter
     assert bool(caplog.records) == warned
 
 
