@@ -322,7 +322,7 @@ STATUS: Object = {
             "lostSteps": 0,
         },
     ],
-    "usage": added(None, dict.fromkeys(KINDS, 10), total=80, gpu_seconds=640),
+    "usage": added(None, dict.fromkeys(KINDS, 10), total=80, gpu_seconds=640).to_json(),
     "run": {
         "attempt": 2,
         "stage": "Training",
