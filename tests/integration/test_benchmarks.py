@@ -82,6 +82,7 @@ def job(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow  # minutes, on two cores
 def test_the_benchmark_of_training_compares_its_rate_with_plain_trl(tmp_path: Path, job: Path) -> None:
     report = bench("training", tmp_path / "out", f"--steps {STEPS} --turns 1 --job {job}")
     assert set(report["turns"]) == set(report["usefulTokensPerSecond"]) == set(report["secondsToFirstStep"])
@@ -96,6 +97,7 @@ def test_the_benchmark_of_training_compares_its_rate_with_plain_trl(tmp_path: Pa
     assert 0.5 < report["usefulTokenRatio"] <= 1
 
 
+@pytest.mark.slow  # minutes, on two cores
 def test_the_benchmark_of_checkpoints_measures_blocking_bandwidth_and_recovery(tmp_path: Path) -> None:
     report = bench("checkpoint", tmp_path, f"--turns 1 --parameters {PARAMETERS}")
     assert report["parameters"] == PARAMETERS
