@@ -1,8 +1,8 @@
 """A FineTuneJob as the cluster has it: the run's spec, and where and how it lives.
 
 In: the spec of the API server's object. Out: a frozen `FineTuneJobSpec`, or a `LiveSpec` of it. The run's part is
-`finetune_training.contract.spec`; what is added here is ignored on a laptop. The
-docstring under a field is its text in `kubectl explain` and in docs/fields.md.
+`finetune_training.contract.spec`; what is added here is ignored on a laptop. The docstring under a field is its text in
+`kubectl explain` and in docs/fields.md.
 """
 
 from __future__ import annotations

@@ -94,7 +94,11 @@ def _attempted(request: Request, attempt: Attempt, status: StatusWriter, console
 
 
 def _tell(failure: Failure, attempt: Attempt, console: Console) -> None:
-    (attempt.folder / "failure.json").write_text(failure.to_json(), encoding="utf-8")
+    """A disk that is full, perhaps the failure itself, does not put another one in its place."""
+    try:
+        (attempt.folder / "failure.json").write_text(failure.to_json(), encoding="utf-8")
+    except OSError as error:
+        console.print(f"failure.json could not be written: {error}", style="yellow", markup=False)
     logger.exception("The attempt failed")
     show_failure(failure, log=f"{attempt.store.uri}/{attempt.key}/driver.log", console=console)
 

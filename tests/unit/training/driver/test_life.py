@@ -128,6 +128,18 @@ def test_logs_that_cannot_be_kept_do_not_change_the_end(bench: Bench) -> None:
     assert [outcome.reason for outcome in bench.status.outcomes if isinstance(outcome, Failure)] == ["LossNotFinite"]
 
 
+def test_a_failure_that_cannot_be_written_down_stays_what_it_is(bench: Bench) -> None:
+    def failing(request: Request, attempt: Attempt) -> RunResult:
+        (attempt.folder / "failure.json").mkdir()  # no file can be written there
+        raise infrastructure_error("DiskFull", "No space left on device: /data")
+
+    with pytest.raises(AttemptFailed) as raised:
+        bench.live(failing)
+    assert raised.value.failure.reason == "DiskFull"
+    assert "failure.json could not be written" in bench.screen.getvalue()
+    assert "No space left on device: /data" in bench.screen.getvalue()
+
+
 def test_what_is_wrong_before_there_is_an_attempt_is_told_and_left_to_be_shown(bench: Bench) -> None:
     bench.job.write_text(f"{JOB_YAML}  trainin: {{}}\n")
     with pytest.raises(FinetuneError) as raised:
