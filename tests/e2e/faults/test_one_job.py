@@ -27,7 +27,7 @@ from tests.e2e.order import expected
 from tests.e2e.platform import NAMESPACE
 
 # Two cores that compute BF16 in software need ten seconds for a step of this model, however small it is.
-STEPS, EVERY, BATCH, LENGTH = 180, 5, 2, 32
+STEPS, EVERY, BATCH, LENGTH = 150, 5, 2, 32
 UNDISTURBED = 50
 # For so long each step takes some seconds at least, so that the job is still under way when the last fault comes.
 SLOW_SECONDS = 3000
