@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from finetune_training.contract.dataset import LossOn
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.contract.spec import LossOn, RunSpec
+from finetune_training.contract.spec import RunSpec
 from finetune_training.data import pipeline, prepare
 from finetune_training.data.documents import Preparation, summary_of
 from finetune_training.data.render import Options

@@ -19,8 +19,6 @@ ROOT = Path(__file__).parents[2]
 PROJECTS = ("training", "operator")
 LOCKS = {each: ROOT / each / "requirements.lock" for each in PROJECTS} | {"development": ROOT / "requirements-dev.lock"}
 MAKEFILE = (ROOT / "Makefile").read_text()
-# What a person may ask of a run is one file, mostly the fields' own documentation (design, section 2).
-LONGEST = {"spec.py": 350}
 # Each generated document and the command (of `make generate`) that prints it.
 GENERATED = {
     "docs/fields.md": ("-m", "finetune_training.contract.fields"),
@@ -123,7 +121,7 @@ def test_the_documents_name_only_targets_that_there_are() -> None:
 def test_no_module_is_longer_than_a_person_reads_at_once(folder: str, longest: int) -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
     assert lengths
-    assert {path.name: length for path, length in lengths.items() if length > LONGEST.get(path.name, longest)} == {}
+    assert {path.name: length for path, length in lengths.items() if length > longest} == {}
 
 
 def test_the_name_of_a_test_stands_alone() -> None:

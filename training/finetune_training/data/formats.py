@@ -18,8 +18,8 @@ import zlib
 from collections.abc import Callable, Generator
 from typing import Any
 
+from finetune_training.contract.dataset import Format, SampleBy
 from finetune_training.contract.failure import FinetuneError, data_error
-from finetune_training.contract.spec import Format, SampleBy
 from finetune_training.data.files import File
 
 ENDINGS = {

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune_training.contract.dataset import DatasetSpec, Format, LossOn
 from finetune_training.contract.failure import FailureClass, FinetuneError, classify, data_error
-from finetune_training.contract.spec import DatasetSpec, Format, LossOn, RunSpec
+from finetune_training.contract.spec import RunSpec
 from finetune_training.data.shards import MANIFEST, DataManifest, Histogram, Shard, Statistics
 from finetune_training.data.sources import SourceFile, open_sources
 from finetune_training.events.progress import Event, Stage, StageStarted, Warned

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from finetune_training.contract.dataset import LossOn
 from finetune_training.contract.failure import user_error
-from finetune_training.contract.spec import LossOn
 from finetune_training.data.chat import Span, render_chat, template_of
 from finetune_training.data.rows import Messages, PromptCompletion, Row, Text
 from finetune_training.data.shards import IGNORE

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_training.contract.dataset import Columns, RowKind
 from finetune_training.contract.failure import FinetuneError, data_error
-from finetune_training.contract.spec import Columns, RowKind
 
 EMPTY = "empty"
 Message = dict[str, Any]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 
+from finetune_training.contract.dataset import DatasetSpec, Format, SampleBy, Source
 from finetune_training.contract.failure import data_error, user_error
-from finetune_training.contract.spec import DatasetSpec, Format, SampleBy, Source
 from finetune_training.data.files import File, find_files
 from finetune_training.data.formats import ENDINGS, Rows, format_of, read, where_of
 from finetune_training.data.rows import Row, Shape, convert, detect, parse

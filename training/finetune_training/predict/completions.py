@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finetune_training.contract.dataset import Format
 from finetune_training.contract.failure import data_error, user_error
-from finetune_training.contract.spec import Format
 from finetune_training.store.storage import Store, local_path, open_store
 
 ROWS_PER_PART = 10_000

@@ -9,8 +9,8 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
+from finetune_training.contract.dataset import Format, RowKind, SampleBy
 from finetune_training.contract.failure import data_error, user_error
-from finetune_training.contract.spec import Format, RowKind, SampleBy
 from finetune_training.data.files import File, find_files
 from finetune_training.data.formats import ENDINGS, Rows, format_of, read, where_of
 from finetune_training.data.rows import Shape, parse

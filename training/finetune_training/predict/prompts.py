@@ -11,8 +11,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from finetune_training.contract.dataset import RowKind
 from finetune_training.contract.failure import FinetuneError, data_error, user_error
-from finetune_training.contract.spec import RowKind
 from finetune_training.data.rows import Message, Messages, Row, Shape, convert
 
 Prompt = str | Sequence[Message]

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from finetune_training.contract.spec import ArtifactFormat, Job, MethodType, RowKind
+from finetune_training.contract.dataset import RowKind
+from finetune_training.contract.spec import ArtifactFormat, Job, MethodType
 from finetune_training.data.shards import Statistics
 from finetune_training.events import wording
 from finetune_training.events.result import Artifact, RunResult, Sample

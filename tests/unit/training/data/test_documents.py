@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from finetune_training.contract.spec import DatasetSpec, LossOn
+from finetune_training.contract.dataset import DatasetSpec, LossOn
 from finetune_training.data import documents
 from finetune_training.data.documents import DOCUMENTS, ROWS, Preparation, Summary, summary_of, tokenize
 from finetune_training.data.render import NO_SUPERVISED_TOKEN, Options

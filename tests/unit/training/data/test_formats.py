@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finetune_training.contract.dataset import Format, SampleBy
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.contract.spec import Format, SampleBy
 from finetune_training.data import formats
 from finetune_training.data.files import File, find_files
 from finetune_training.data.formats import format_of, read

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from transformers import ByT5Tokenizer
 
+from finetune_training.contract.dataset import LossOn
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.contract.spec import LossOn
 from finetune_training.data.render import NO_SUPERVISED_TOKEN, Document, Options, Outcome, render
 from finetune_training.data.rows import Messages, PromptCompletion, Row, Text
 from finetune_training.model.tokenizer import load_tokenizer

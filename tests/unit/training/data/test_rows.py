@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from finetune_training.contract.dataset import Columns, RowKind
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.contract.spec import Columns, RowKind
 from finetune_training.data.rows import Messages, PromptCompletion, Row, Shape, Text, convert, detect, identity, parse
 
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]

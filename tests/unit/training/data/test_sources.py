@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from finetune_training.contract.dataset import DatasetSpec, Format, RowKind, SampleBy
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.contract.spec import DatasetSpec, Format, RowKind, SampleBy
 from finetune_training.data.rows import PromptCompletion, Shape, Text
 from finetune_training.data.sources import open_sources
 

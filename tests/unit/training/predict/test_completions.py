@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finetune_training.contract.dataset import Format
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.contract.spec import Format
 from finetune_training.predict import completions
 from finetune_training.predict.completions import open_output
 

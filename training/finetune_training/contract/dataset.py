@@ -1,0 +1,111 @@
+"""The data's part of a FineTuneJob: where the rows are, what they hold, and what of them is learnt.
+
+In: plain values. Out: a frozen `DatasetSpec` of the `Job` in spec.py, under the same rules.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_training.contract.record import Strict, Uri
+
+
+class Format(StrEnum):
+    """How a source's files are written."""
+
+    AUTO = "Auto"
+    JSONL = "JSONL"
+    CSV = "CSV"
+    PARQUET = "Parquet"
+    TEXT = "Text"
+
+
+class SampleBy(StrEnum):
+    """What one row of a text file is (the names of HF `datasets`)."""
+
+    LINE = "Line"
+    PARAGRAPH = "Paragraph"
+    DOCUMENT = "Document"
+
+
+class RowKind(StrEnum):
+    """What one row holds."""
+
+    AUTO = "Auto"
+    MESSAGES = "Messages"
+    PROMPT_COMPLETION = "PromptCompletion"
+    TEXT = "Text"
+
+
+class LossOn(StrEnum):
+    """Which tokens are learnt."""
+
+    ASSISTANT = "Assistant"
+    COMPLETION = "Completion"
+    ALL = "All"
+
+
+class Source(Strict):
+    """Files of one kind."""
+
+    uri: Uri
+    """A file or a glob: `data/*.jsonl`, `s3://bucket/plays/**/*.parquet`."""
+    format: Format = Format.AUTO
+    """Auto decides by the file name's ending (.jsonl, .json, .csv, .parquet, .txt, .md)."""
+    sample_by: SampleBy = SampleBy.LINE
+    """For Text: what one row is. A Document longer than `maxLength` is cut into several samples; nothing is lost."""
+
+
+class Validation(Strict):
+    """The held-out rows: a share of the training sources, or sources of their own. Neither: no evaluation."""
+
+    fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
+    """Share of the rows that is held out, chosen by a hash of each row's content: the same rows in every run, and never
+    a row that also trains. Ignored when `uri` is set. 0: nothing is held out."""
+    uri: str = Field(default="", max_length=2048)
+    """A source of held-out rows."""
+    format: Format = Format.AUTO
+    """As in `dataset.train`."""
+    sample_by: SampleBy = SampleBy.LINE
+    """As in `dataset.train`."""
+
+
+class Columns(Strict):
+    """Names of the columns, where they differ from the usual ones."""
+
+    messages: str = ""
+    """Column with the list of messages."""
+    prompt: str = ""
+    """Column with the prompt."""
+    completion: str = ""
+    """Column with the completion."""
+    text: str = ""
+    """Column with the text."""
+
+
+class DatasetSpec(Strict):
+    """The rows and what becomes of them."""
+
+    train: Annotated[list[Source], Field(min_length=1, max_length=16)]
+    """Where the training rows come from."""
+    validation: Validation = Validation()
+    """Where the held-out rows come from."""
+    kind: RowKind = RowKind.AUTO
+    """What a row holds. Auto looks at the columns: `messages` or ShareGPT's `conversations`; `prompt` and `completion`
+    or Alpaca's `instruction` and `output`; `text`. Messages also takes the columns of PromptCompletion: they become two
+    turns."""
+    columns: Columns = Columns()
+    """Names of the columns, where they differ."""
+    chat_template: str = ""
+    """Jinja template for Messages. Empty: the tokenizer's."""
+    max_length: Annotated[int, Field(ge=16, le=1_048_576)] = 2048
+    """Tokens in one packed sample. Longer rows are cut (Messages, PromptCompletion) or split (Text)."""
+    packing: bool = True
+    """Several rows in one sample, each blind to the others. Without it, each row is a sample of its own and padding is
+    wasted work."""
+    loss_on: LossOn = LossOn.ASSISTANT
+    """Assistant: the assistant's turns (Messages), the completion (PromptCompletion), everything (Text). Completion:
+    the last turn or the completion. All: every token."""
