@@ -20,7 +20,7 @@ from tests.e2e.platform import installed, namespace, upload
 from tests.real import METHOD, real_model, write_lines
 
 # Small steps: a CPU that computes BF16 in software takes a minute for those of the example.
-ROWS, BATCH, EVERY = 90, 2, 4
+ROWS, BATCH, EVERY = 70, 2, 4
 pytestmark = pytest.mark.timeout(1800)
 
 
