@@ -11,7 +11,7 @@ PYTHON ?= python3.11#	the Python 3.11 that .venv is made from
 BASE ?=#	the image that the images are built from; empty: a public Python, or one made here
 TOOL ?=#	docker or buildah; empty: docker if its daemon answers
 ARGS ?=#	arguments of the command behind a target
-TEST_PROCESSES ?= 2#	so many files of tests at a time; 0 with a debugger
+TEST_PROCESSES ?= 2#	processes that run tests; 0 with a debugger
 
 UV_VERSION := 0.13.9
 VENV := $(CURDIR)/.venv
@@ -50,7 +50,7 @@ help: ## List the targets
 .PHONY: test
 test: setup ## Run the tests that need no nodes. ARGS="-k storage" chooses some (needs Go)
 	@python -m tests.cluster.programs etcd helm kubernetes kuberay seaweedfs
-	@pytest -n $(TEST_PROCESSES) --dist loadfile tests/unit tests/integration $(ARGS)
+	@pytest -n $(TEST_PROCESSES) --dist loadgroup tests/unit tests/integration $(ARGS)
 
 .PHONY: programs
 programs: setup ## Build the programs of the tests' cluster (etcd, Kubernetes, KubeRay, ...) from their Go modules, once
