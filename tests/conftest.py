@@ -16,5 +16,5 @@ os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs servers, Ray or ranks stays in one process, one after the other; the files of the rest may go anywhere."""
     for item in items:
-        folder = "integration" if "integration" in item.path.parts else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(folder))
+        group = "integration" if "integration" in item.path.parts else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
