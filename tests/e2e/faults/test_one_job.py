@@ -268,7 +268,7 @@ def test_a_run_that_went_through_all_faults_learns_what_an_undisturbed_run_learn
         Entry(
             "all of these, one after the other", "Complete", None, sum(each.get("lostSteps", 0) for each in status["attempts"]),
             f"{attempts} attempts, goodput {usage['goodput']}; each step had its rows, none of {len(undisturbed)} losses is off "
-            f"by more than {worst:.0e}",
+            f"by more than {worst:g}",
             released,
         )
     )  # fmt: skip

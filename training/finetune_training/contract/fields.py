@@ -1,4 +1,4 @@
-"""The models of spec.py → docs/fields.md.
+"""The models of a FineTuneJob → docs/fields.md.
 
 In: the pydantic models and the docstrings under their fields. Out: Markdown on standard output; a test keeps the
 committed page fresh.
@@ -25,8 +25,8 @@ def markdown() -> str:
     lines = [
         "# Fields of a FineTuneJob",
         "",
-        "Generated from `finetune_training/contract/spec.py` by `make generate`. `finetune schema` prints the same as JSON",
-        "schema.",
+        "Generated from the models in `finetune_training/contract/` by `make generate`. `finetune schema` prints the same as",
+        "JSON schema.",
         "",
         *section(RunSpec, "spec", "What is trained."),
         "## Fields for a cluster",

@@ -1,8 +1,9 @@
 """The run's part of a FineTuneJob: what is trained, on what, and what comes out.
 
-In: plain values (jobfile.py reads them from YAML). Out: a frozen `Job`, every default filled in. The contract between
-the two packages: the operator generates the CRD from these models, so this room knows pydantic and the standard library
-only. The docstring under a field is its documentation everywhere: `finetune schema`, docs/fields.md, `kubectl explain`.
+In: plain values (jobfile.py reads them from YAML). Out: a frozen `Job`, every default filled in; the data's part of it is in
+dataset.py. The contract between the two packages: the operator generates the CRD from these models, so this room knows pydantic
+and the standard library only. The docstring under a field is its documentation everywhere: `finetune schema`, docs/fields.md,
+`kubectl explain`.
 """
 
 from __future__ import annotations
