@@ -10,7 +10,8 @@ import pytest
 
 from finetune_training.contract.dataset import DatasetSpec, Format, RowKind, SampleBy
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.data.rows import PromptCompletion, Shape, Text
+from finetune_training.data.columns import Shape
+from finetune_training.data.rows import PromptCompletion, Text
 from finetune_training.data.sources import open_sources
 
 
