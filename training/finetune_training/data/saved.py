@@ -23,7 +23,9 @@ _ABOUT: Final = (_STATE, _SPLITS, "dataset_info.json")
 def saved_files(store: Store, folder: str, *, uri: str, field: str) -> list[str] | None:
     """The keys of the files in the set that was saved to `folder` (which ends in `/`)."""
     if (splits := store.get(f"{folder}{_SPLITS}")) is not None:
-        raise _which_split(_read(splits, f"{field}: {uri}/{_SPLITS}").get("splits") or store.folders(folder), uri, field)
+        raise _which_split(
+            _read(splits, f"{field}: {uri}/{_SPLITS}").get("splits") or store.folders(folder), uri, field
+        )
     if (text := store.get(f"{folder}{_STATE}")) is None:
         return None
     state = _read(text, f"{field}: {uri}/{_STATE}")
