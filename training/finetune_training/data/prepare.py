@@ -18,9 +18,9 @@ from finetune_training.contract.dataset import DatasetSpec, Format, LossOn
 from finetune_training.contract.failure import FailureClass, FinetuneError, classify, data_error
 from finetune_training.contract.spec import RunSpec
 from finetune_training.data.shards import MANIFEST, DataManifest, Histogram, Shard, Statistics
-from finetune_training.data.sources import SourceFile, open_sources
 from finetune_training.events.progress import Event, Stage, StageStarted, Warned
 from finetune_training.model.tokenizer import digest
+from finetune_training.sources.sourcefiles import SourceFile, open_sources
 from finetune_training.store.storage import Store
 
 if TYPE_CHECKING:

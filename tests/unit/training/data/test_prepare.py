@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from finetune_training.contract.spec import RunSpec
 from finetune_training.data.prepare import buckets_for, fingerprint, histogram, prepare
 from finetune_training.data.shards import MANIFEST, DataManifest, Histogram, Shard, Statistics
-from finetune_training.data.sources import open_sources
 from finetune_training.model.tokenizer import digest
+from finetune_training.sources.sourcefiles import open_sources
 from finetune_training.store.storage import Store
 from tests.tiny import write_tokenizer
 

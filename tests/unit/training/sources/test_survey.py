@@ -10,8 +10,8 @@ import pytest
 
 from finetune_training.contract.dataset import DatasetSpec
 from finetune_training.contract.failure import FinetuneError
-from finetune_training.data.sources import open_sources
-from finetune_training.data.survey import SURVEYED, Survey
+from finetune_training.sources.sourcefiles import open_sources
+from finetune_training.sources.survey import SURVEYED, Survey
 
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from finetune_training.contract.failure import FinetuneError, data_error
-from finetune_training.data.saved import saved_files, without_descriptions
+from finetune_training.sources.saved import saved_files, without_descriptions
 from finetune_training.store.storage import Entry, Store, open_store
 
 _MAGIC = re.compile(r"[*?\[]")

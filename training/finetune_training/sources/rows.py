@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_training.contract.failure import data_error
-from finetune_training.data.wording import kind_of
+from finetune_training.sources.wording import kind_of
 
 EMPTY = "empty"
 Message = dict[str, Any]

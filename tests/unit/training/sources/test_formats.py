@@ -11,9 +11,9 @@ import pytest
 
 from finetune_training.contract.dataset import Format, SampleBy
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.data import formats
-from finetune_training.data.files import File, find_files
-from finetune_training.data.formats import format_of, read
+from finetune_training.sources import formats
+from finetune_training.sources.files import File, find_files
+from finetune_training.sources.formats import format_of, read
 
 
 def _file(path: Path, content: str | bytes) -> File:

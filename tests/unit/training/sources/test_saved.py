@@ -10,9 +10,9 @@ import pytest
 
 from finetune_training.contract.dataset import DatasetSpec, Format
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.data.files import find_files
-from finetune_training.data.rows import Text
-from finetune_training.data.sources import open_sources
+from finetune_training.sources.files import find_files
+from finetune_training.sources.rows import Text
+from finetune_training.sources.sourcefiles import open_sources
 
 
 @pytest.fixture

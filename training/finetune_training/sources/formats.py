@@ -18,9 +18,9 @@ from collections.abc import Callable
 
 from finetune_training.contract.dataset import Format, SampleBy
 from finetune_training.contract.failure import FinetuneError, data_error
-from finetune_training.data.files import File
-from finetune_training.data.lines import Rows, lines, not_utf8, stream_of
-from finetune_training.data.tables import arrow, parquet
+from finetune_training.sources.files import File
+from finetune_training.sources.lines import Rows, lines, not_utf8, stream_of
+from finetune_training.sources.tables import arrow, parquet
 
 ENDINGS = {
     ".jsonl": Format.JSONL,

@@ -15,13 +15,13 @@ from typing import Any
 
 from finetune_training.contract.dataset import DatasetSpec, Format, SampleBy, Source
 from finetune_training.contract.failure import data_error, user_error
-from finetune_training.data.columns import Shape, detect
-from finetune_training.data.conversion import convert
-from finetune_training.data.files import File, find_files
-from finetune_training.data.formats import ENDINGS, format_of, read, where_of
-from finetune_training.data.lines import Rows
-from finetune_training.data.rows import Row, parse
-from finetune_training.data.survey import SURVEYED, UNSURVEYED, Survey, survey
+from finetune_training.sources.columns import Shape, detect
+from finetune_training.sources.conversion import convert
+from finetune_training.sources.files import File, find_files
+from finetune_training.sources.formats import ENDINGS, format_of, read, where_of
+from finetune_training.sources.lines import Rows
+from finetune_training.sources.rows import Row, parse
+from finetune_training.sources.survey import SURVEYED, UNSURVEYED, Survey, survey
 
 _ENOUGH = 2**20
 """No more characters of a source are looked at than these and those of one row."""

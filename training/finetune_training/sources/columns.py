@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from finetune_training.contract.dataset import Columns, RowKind
 from finetune_training.contract.failure import FinetuneError, data_error
-from finetune_training.data.wording import listed
+from finetune_training.sources.wording import listed
 
 _PREFERENCES: Final = (
     ("chosen", "rejected"),

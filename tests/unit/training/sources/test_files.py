@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.data.files import find_files
+from finetune_training.sources.files import find_files
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 
 from finetune_training.contract.dataset import SampleBy
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.data.files import File, find_files
-from finetune_training.data.formats import format_of, read
-from finetune_training.data.lines import lines
+from finetune_training.sources.files import File, find_files
+from finetune_training.sources.formats import format_of, read
+from finetune_training.sources.lines import lines
 
 
 def _file(path: Path, content: bytes) -> File:

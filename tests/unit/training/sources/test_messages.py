@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.data.messages import LEARNT_KEYS, Conversation, conversation_of
+from finetune_training.sources.messages import LEARNT_KEYS, Conversation, conversation_of
 
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}

@@ -8,17 +8,19 @@ keys that hold nothing are taken out again, or each tool call would be learnt wi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from finetune_training.contract.failure import data_error
-from finetune_training.data.files import File
-from finetune_training.data.lines import Rows, not_utf8
+from finetune_training.contract.failure import FinetuneError, data_error
+from finetune_training.sources.files import File
+from finetune_training.sources.lines import Rows, not_utf8
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Broken = Callable[[str, str], FinetuneError]
+"""A file's URI and what is wrong with it → the error."""
 _ROWS = 256
 _PIECE = 4 * 2**20
 _FILE_FORMAT = b"ARROW1"
@@ -35,7 +37,7 @@ def parquet(file: File, columns: tuple[str, ...]) -> Rows:
         with pq.ParquetFile(pa.PythonFile(file.open(), mode="r"), buffer_size=_PIECE, pre_buffer=False) as reader:
             yield from reader.iter_batches(batch_size=_ROWS, columns=_wanted(columns, reader.schema_arrow.names))
 
-    return _rows(file, batches(), "Parquet", columns)
+    return _rows(file, batches(), _broken_parquet, columns)
 
 
 def arrow(file: File, columns: tuple[str, ...]) -> Rows:
@@ -54,15 +56,15 @@ def arrow(file: File, columns: tuple[str, ...]) -> Rows:
             chosen = batch.select(_wanted(columns, reader.schema.names))
             yield from (chosen.slice(start, _ROWS) for start in range(0, chosen.num_rows, _ROWS))
 
-    return _rows(file, batches(), "Arrow", columns)
+    return _rows(file, batches(), _broken_arrow, columns)
 
 
 def _wanted(columns: tuple[str, ...], there: list[str]) -> list[str]:
-    wanted = [name for name in columns if name in there]
+    wanted = [name for name in dict.fromkeys(columns) if name in there]
     return wanted if set(columns[:1] + columns[-1:]) <= set(there) and wanted else there
 
 
-def _rows(file: File, batches: Iterable[pa.RecordBatch], format_: str, columns: tuple[str, ...]) -> Rows:
+def _rows(file: File, batches: Iterable[pa.RecordBatch], broken: Broken, columns: tuple[str, ...]) -> Rows:
     import pyarrow as pa
 
     number = 0
@@ -75,10 +77,15 @@ def _rows(file: File, batches: Iterable[pa.RecordBatch], format_: str, columns: 
                 yield number, json.dumps(bare, ensure_ascii=False, default=plain)
     except (pa.ArrowException, OSError) as error:
         after = f" after row {number}" if number else ""
-        why = str(error).rstrip(". ")
-        raise data_error(
-            f"Broken{format_}", f"{file.uri}: broken {format_}{after}: {why}.", "Write the file anew."
-        ) from error
+        raise broken(file.uri, f"{after}: {str(error).rstrip('. ')}.") from error
+
+
+def _broken_parquet(uri: str, why: str) -> FinetuneError:
+    return data_error("BrokenParquet", f"{uri}: broken Parquet{why}", "Write the file anew.")
+
+
+def _broken_arrow(uri: str, why: str) -> FinetuneError:
+    return data_error("BrokenArrow", f"{uri}: broken Arrow{why}", "Write the file anew.")
 
 
 def _bare(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_training.data.toolcalls import calls_of, tools_of
+from finetune_training.sources.toolcalls import calls_of, tools_of
 
 
 def _arguments(arguments: Any) -> Any:

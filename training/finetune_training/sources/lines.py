@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Generator
 
 from finetune_training.contract.failure import FinetuneError, data_error
-from finetune_training.data.files import File
+from finetune_training.sources.files import File
 
 Rows = Generator[tuple[int, str], None, None]
 """The number of a row (or line), and its text."""

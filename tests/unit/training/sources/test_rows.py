@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.data.rows import Messages, PromptCompletion, Row, Text, identity, parse
+from finetune_training.sources.rows import Messages, PromptCompletion, Row, Text, identity, parse
 
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 TOOL = {"type": "function", "function": {"name": "f"}}

@@ -11,7 +11,7 @@ import json
 from typing import Any, Final
 
 from finetune_training.contract.failure import data_error
-from finetune_training.data.wording import kind_of, wrong_type
+from finetune_training.sources.wording import kind_of, wrong_type
 
 _NULL_IS_A_VALUE: Final = ("const", "default", "enum", "examples")
 """Keys of JSON Schema below which null says something."""

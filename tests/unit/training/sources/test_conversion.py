@@ -9,9 +9,9 @@ import pytest
 
 from finetune_training.contract.dataset import Columns, RowKind
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.data.columns import Shape, detect
-from finetune_training.data.conversion import convert
-from finetune_training.data.rows import Messages, PromptCompletion, Row, Text
+from finetune_training.sources.columns import Shape, detect
+from finetune_training.sources.conversion import convert
+from finetune_training.sources.rows import Messages, PromptCompletion, Row, Text
 
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from finetune_training.contract.dataset import RowKind
 from finetune_training.contract.failure import data_error
-from finetune_training.data.columns import Shape
-from finetune_training.data.messages import Conversation, conversation_of
-from finetune_training.data.rows import Messages, PromptCompletion, Row, Text
-from finetune_training.data.toolcalls import tools_of
-from finetune_training.data.wording import listed, wrong_type
+from finetune_training.sources.columns import Shape
+from finetune_training.sources.messages import Conversation, conversation_of
+from finetune_training.sources.rows import Messages, PromptCompletion, Row, Text
+from finetune_training.sources.toolcalls import tools_of
+from finetune_training.sources.wording import listed, wrong_type
 
 
 def convert(row: dict[str, Any], shape: Shape, *, where: str) -> Row | None:

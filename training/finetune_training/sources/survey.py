@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from finetune_training.data.columns import Shape
-from finetune_training.data.rows import Messages, Row
-from finetune_training.data.wording import listed
+from finetune_training.sources.columns import Shape
+from finetune_training.sources.rows import Messages, Row
+from finetune_training.sources.wording import listed
 
 SURVEYED: Final = 100
 """So many rows of a source are looked at."""
