@@ -18,9 +18,9 @@ from finetune_training.data import pipeline, prepare
 from finetune_training.data.documents import Preparation, summary_of
 from finetune_training.data.render import Options
 from finetune_training.data.shards import DataManifest, Shard, fetch_shards
-from finetune_training.data.sources import open_sources
 from finetune_training.events.progress import Event, Stage, StageStarted, Warned
 from finetune_training.model.tokenizer import load_tokenizer, portable
+from finetune_training.sources.sourcefiles import open_sources
 from finetune_training.store.storage import Store
 from tests.tiny import write_tokenizer
 

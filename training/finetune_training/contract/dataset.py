@@ -20,6 +20,7 @@ class Format(StrEnum):
     JSONL = "JSONL"
     CSV = "CSV"
     PARQUET = "Parquet"
+    ARROW = "Arrow"
     TEXT = "Text"
 
 
@@ -54,7 +55,7 @@ class Source(Strict):
     uri: Uri
     """A file or a glob: `data/*.jsonl`, `s3://bucket/plays/**/*.parquet`."""
     format: Format = Format.AUTO
-    """Auto decides by the file name's ending (.jsonl, .json, .csv, .parquet, .txt, .md)."""
+    """Auto decides by the file name's ending (.jsonl, .json, .csv, .parquet, .arrow, .txt, .md)."""
     sample_by: SampleBy = SampleBy.LINE
     """For Text: what one row is. A Document longer than `maxLength` is cut into several samples; nothing is lost."""
 
@@ -84,6 +85,11 @@ class Columns(Strict):
     """Column with the completion."""
     text: str = ""
     """Column with the text."""
+    system: str = ""
+    """Column with a conversation's system prompt, where the list of messages has none. Empty: `system`."""
+    tools: str = ""
+    """Column with the tools that the template is given: a list, or JSON text of one. Empty: `tools`, or OpenAI's old
+    `functions`."""
 
 
 class DatasetSpec(Strict):
@@ -96,7 +102,7 @@ class DatasetSpec(Strict):
     kind: RowKind = RowKind.AUTO
     """What a row holds. Auto looks at the columns: `messages` or ShareGPT's `conversations`; `prompt` and `completion`
     or Alpaca's `instruction` and `output`; `text`. Messages also takes the columns of PromptCompletion: they become two
-    turns."""
+    turns, as they do by themselves beside a column `system`, `history` or `tools`."""
     columns: Columns = Columns()
     """Names of the columns, where they differ."""
     chat_template: str = ""

@@ -1,1 +1,1 @@
-"""Sources → rows → tokens → packed shards, made once and read by index."""
+"""Rows → tokens → packed shards, made once and read by index."""

@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import Any
 
 from finetune_training.contract.failure import FinetuneError, user_error
-from finetune_training.data.rows import Message, Messages
+from finetune_training.sources.rows import Message, Messages
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 Span = tuple[int, int]

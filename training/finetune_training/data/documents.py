@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from finetune_training.data.render import Options, Outcome, render
-from finetune_training.data.rows import EMPTY, Messages, Row, identity
 from finetune_training.data.shards import IGNORE
-from finetune_training.data.sources import SourceFile
 from finetune_training.model.tokenizer import Portable
+from finetune_training.sources.rows import EMPTY, Messages, Row, identity
+from finetune_training.sources.sourcefiles import SourceFile
 
 ROWS = pa.schema([("file", pa.int32()), ("number", pa.int64()), ("row", pa.large_string())])
 """A row of a file: its index in the list of files, its number there, its JSON."""

@@ -23,7 +23,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from finetune_training.data.documents import ROWS, Preparation, Summary, summary_of, tokenize
 from finetune_training.data.samples import Bucket, Packing, write_bucket
-from finetune_training.data.sources import SourceFile
+from finetune_training.sources.sourcefiles import SourceFile
 
 ROWS_PER_BLOCK = 2000
 """Rows in a block that is tokenised by one task: a small file, or one large one, still keeps every core busy (a Parquet file

@@ -18,16 +18,16 @@ from finetune_training.contract.dataset import DatasetSpec, Format, LossOn
 from finetune_training.contract.failure import FailureClass, FinetuneError, classify, data_error
 from finetune_training.contract.spec import RunSpec
 from finetune_training.data.shards import MANIFEST, DataManifest, Histogram, Shard, Statistics
-from finetune_training.data.sources import SourceFile, open_sources
 from finetune_training.events.progress import Event, Stage, StageStarted, Warned
 from finetune_training.model.tokenizer import digest
+from finetune_training.sources.sourcefiles import SourceFile, open_sources
 from finetune_training.store.storage import Store
 
 if TYPE_CHECKING:
     from finetune_training.data.documents import Preparation, Summary
     from finetune_training.data.samples import Bucket
 
-DATA_FORMAT = 1
+DATA_FORMAT = 2
 """Raised when the same rows would give other shards than before."""
 _BUCKET_BYTES = 64 * 2**20
 _COMPRESSION = 4
@@ -41,6 +41,9 @@ def prepare(spec: RunSpec, *, store: Store, model_folder: Path, report: Report) 
     files = open_sources(spec.dataset)
     name = fingerprint(spec, files, tokenizer_digest=digest(model_folder))
     folder = store.child(name)
+    surveys = dict.fromkeys(file.survey for file in files)
+    for warning in (warning for survey in surveys for warning in survey.warnings):
+        report(Warned(warning))
     if found := prepared(store, name):
         return found
     size = sum(file.file.size for file in files)
@@ -92,6 +95,7 @@ def _make(
         buckets=buckets_for(files),
     )
     _try_first_rows(context)
+    _warn_of_keys(context, report)
     with pipeline.settings():
         documents = pipeline.tokenized(context)
         summary = pipeline.summarize(documents)
@@ -111,6 +115,17 @@ def _try_first_rows(context: Preparation) -> None:
         first = next((row for row in rows if row is not None), None)
         if first is not None:
             render([first], context.tokenizer.load(), context.options)
+
+
+def _warn_of_keys(context: Preparation, report: Report) -> None:
+    """What of the messages is not rendered is not learnt."""
+    from finetune_training.data.chat import template_of
+
+    for survey in dict.fromkeys(file.survey for file in context.files):
+        if survey.keys:
+            template = template_of(context.tokenizer.load(), context.options.chat_template)
+            for warning in survey.key_warnings(template):
+                report(Warned(warning))
 
 
 def _border(summary: Summary, dataset: DatasetSpec, report: Report) -> int:

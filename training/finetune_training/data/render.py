@@ -16,8 +16,8 @@ from typing import Any
 from finetune_training.contract.dataset import LossOn
 from finetune_training.contract.failure import user_error
 from finetune_training.data.chat import Span, render_chat, template_of
-from finetune_training.data.rows import Messages, PromptCompletion, Row, Text
 from finetune_training.data.shards import IGNORE
+from finetune_training.sources.rows import Messages, PromptCompletion, Row, Text
 
 NO_SUPERVISED_TOKEN = "noSupervisedToken"
 _BEGINNING = 24

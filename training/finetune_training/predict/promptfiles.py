@@ -11,11 +11,13 @@ from typing import Any
 
 from finetune_training.contract.dataset import Format, RowKind, SampleBy
 from finetune_training.contract.failure import data_error, user_error
-from finetune_training.data.files import File, find_files
-from finetune_training.data.formats import ENDINGS, Rows, format_of, read, where_of
-from finetune_training.data.rows import Shape, parse
-from finetune_training.data.sources import SourceFile
 from finetune_training.predict.prompts import Prompt, column_of, prompt_of
+from finetune_training.sources.columns import Shape
+from finetune_training.sources.files import File, find_files
+from finetune_training.sources.formats import ENDINGS, format_of, read, where_of
+from finetune_training.sources.lines import Rows
+from finetune_training.sources.rows import parse
+from finetune_training.sources.sourcefiles import SourceFile
 
 _TEXT_COLUMN = "text"
 

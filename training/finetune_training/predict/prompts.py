@@ -13,7 +13,9 @@ from jinja2 import TemplateError
 
 from finetune_training.contract.dataset import RowKind
 from finetune_training.contract.failure import FinetuneError, data_error, user_error
-from finetune_training.data.rows import Message, Messages, Row, Shape, convert
+from finetune_training.sources.columns import Shape
+from finetune_training.sources.conversion import convert
+from finetune_training.sources.rows import Message, Messages, Row
 
 Prompt = str | Sequence[Message]
 COLUMNS = ("messages", "prompt")

@@ -14,9 +14,9 @@ from finetune_training.contract.dataset import DatasetSpec, LossOn
 from finetune_training.data import documents
 from finetune_training.data.documents import DOCUMENTS, ROWS, Preparation, Summary, summary_of, tokenize
 from finetune_training.data.render import NO_SUPERVISED_TOKEN, Options
-from finetune_training.data.rows import EMPTY
-from finetune_training.data.sources import open_sources
 from finetune_training.model.tokenizer import portable
+from finetune_training.sources.rows import EMPTY
+from finetune_training.sources.sourcefiles import open_sources
 from tests.tiny import write_tokenizer
 
 

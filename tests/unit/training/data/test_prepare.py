@@ -13,11 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_training.contract.dataset import LossOn
 from finetune_training.contract.spec import RunSpec
-from finetune_training.data.prepare import buckets_for, fingerprint, histogram, prepare
+from finetune_training.data.documents import Preparation
+from finetune_training.data.prepare import _warn_of_keys, buckets_for, fingerprint, histogram, prepare
+from finetune_training.data.render import Options
 from finetune_training.data.shards import MANIFEST, DataManifest, Histogram, Shard, Statistics
-from finetune_training.data.sources import open_sources
-from finetune_training.model.tokenizer import digest
+from finetune_training.events.progress import Event, Warned
+from finetune_training.model.tokenizer import digest, portable
+from finetune_training.sources.sourcefiles import open_sources
 from finetune_training.store.storage import Store
 from tests.tiny import write_tokenizer
 
@@ -83,6 +87,7 @@ def test_prepared_data_is_found_without_ray_torch_or_transformers(data: Path, tm
 import sys
 from pathlib import Path
 from finetune_training.data.prepare import prepare
+from finetune_training.contract.dataset import LossOn
 from finetune_training.contract.spec import RunSpec
 from finetune_training.store.storage import Store
 spec = RunSpec.model_validate_json(Path({str(tmp_path / "spec.json")!r}).read_text())
@@ -128,3 +133,31 @@ def test_the_histogram_counts_every_document_once(max_length: int, drawn: st.Dat
 def test_a_manifest_survives_json() -> None:
     assert DataManifest.from_json(MANIFEST_OF.to_json()) == MANIFEST_OF
     assert json.loads(MANIFEST_OF.to_json())["statistics"]["lengths"] == {"edges": [1, 65], "counts": [1]}
+
+
+def test_columns_that_nothing_uses_are_told_once_per_source_also_of_data_that_is_found(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text('{"text": "a", "weight": 0}\n')
+    model, spec = write_tokenizer(tmp_path / "model"), _spec(tmp_path)
+    store = Store(str(tmp_path / "runs"))
+    store.child(_name(spec, digest(model))).put(MANIFEST, MANIFEST_OF.to_json())
+    said: list[Event] = []
+    prepare(spec, store=store, model_folder=model, report=said.append)
+    assert [event.message for event in said if isinstance(event, Warned)] == [
+        "spec.dataset.train[0]: nothing uses the columns 'weight'."
+    ]
+
+
+def test_keys_of_messages_that_the_template_does_not_name_are_told(tmp_path: Path) -> None:
+    model = write_tokenizer(tmp_path / "model")
+    thought = {"role": "assistant", "content": "a", "reasoning_content": "t"}
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "q"}, thought]}))
+    spec = _spec(tmp_path, chatTemplate="{% for m in messages %}{{ m.content }}{% endfor %}")
+    options = Options(64, LossOn.ALL, spec.dataset.chat_template)
+    tokenizer = portable(model, trust_remote_code=False)
+    context = Preparation(tuple(open_sources(spec.dataset)), tokenizer, options, 1)
+    said: list[Event] = []
+    _warn_of_keys(context, said.append)
+    assert [event.message for event in said if isinstance(event, Warned)] == [
+        "spec.dataset.train[0]: the chat template does not use 'reasoning_content' of the messages."
+    ]

@@ -12,8 +12,8 @@ from transformers import ByT5Tokenizer
 from finetune_training.contract.dataset import LossOn
 from finetune_training.contract.failure import FailureClass, FinetuneError
 from finetune_training.data.render import NO_SUPERVISED_TOKEN, Document, Options, Outcome, render
-from finetune_training.data.rows import Messages, PromptCompletion, Row, Text
 from finetune_training.model.tokenizer import load_tokenizer
+from finetune_training.sources.rows import Messages, PromptCompletion, Row, Text
 from tests.tiny import CHATML, CHATML_MARKED, EOS, write_tokenizer
 
 TURNS = [("system", "be kind"), ("user", "one?"), ("assistant", "1"), ("user", "two?"), ("assistant", "zwei — 2")]

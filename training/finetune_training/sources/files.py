@@ -1,8 +1,10 @@
 """Globs → files in object stores.
 
-In: a source's URI, which may be a glob (`*`, `?`, `[…]` within a name, `**` across folders). Out: the files it names,
-sorted, and each of them as a seekable stream. A pattern is walked folder by folder, so that `data/*.jsonl` never lists
-what lies below `data/raw/`. Names that begin with `.` or `_` are no data (Spark's `_SUCCESS`); a pattern must say them.
+In: a source's URI, which may be a glob (`*`, `?`, `[…]` within a name, `**` across folders), or a folder that `datasets`
+has saved. Out: the files it names, sorted, and each of them as a seekable stream. A pattern is walked folder by folder, so
+that `data/*.jsonl` never lists what lies below `data/raw/`. What is really called so goes before what a pattern would find:
+`a[1].jsonl` is a file that a browser has written. Names that begin with `.` or `_` are no data (Spark's `_SUCCESS`); a
+pattern must say them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from finetune_training.contract.failure import FinetuneError, data_error
+from finetune_training.sources.saved import saved_files, without_descriptions
 from finetune_training.store.storage import Entry, Store, open_store
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -50,10 +53,27 @@ def find_files(uri: str, *, field: str) -> list[File]:
     """The files that `uri` names, in the order of their names. None: a Data error that says what is there instead;
     `field` is where the URI stands in the spec."""
     root, pattern = _locate(uri)
-    found = [entry for entry in _expand(root, pattern.split("/")) if not entry.key.endswith("/")]
-    if not found:
-        raise _no_file(root, pattern, uri=uri, field=field)
-    return [File(root.uri, entry.key, entry.size, entry.e_tag) for entry in sorted(found, key=lambda entry: entry.key)]
+    found = {entry.key: entry for entry in _named(root, pattern) if not entry.key.endswith("/")}
+    keys = without_descriptions(sorted(found))
+    if not keys:
+        saved = saved_files(root, f"{pattern}/", uri=uri.rstrip("/"), field=field) if pattern else None
+        if not saved:
+            raise _no_file(root, pattern, uri=uri, field=field)
+        found, keys = {key: _head(root, key, field=field) for key in saved}, saved
+    return [File(root.uri, key, found[key].size, found[key].e_tag) for key in keys]
+
+
+def _named(store: Store, pattern: str) -> list[Entry]:
+    literal = store.head(pattern) if pattern else None
+    return [literal] if literal else _expand(store, pattern.split("/"))
+
+
+def _head(store: Store, key: str, *, field: str) -> Entry:
+    entry = store.head(key)
+    if entry is None:
+        uri = f"{store.uri.rstrip('/')}/{key}"
+        raise data_error("NoFile", f"{field}: {uri} is missing, which is a part of its data set.", "Save the set anew.")
+    return entry
 
 
 def _locate(uri: str) -> tuple[Store, str]:
@@ -73,14 +93,15 @@ def _expand(store: Store, parts: list[str]) -> list[Entry]:
         if part == "**":
             return [entry for folder in folders for entry in _below(store, folder, parts[place:])]
         if _MAGIC.search(part):
-            folders = [f"{folder}{name}/" for folder in folders for name in store.folders(folder) if _fits(name, part)]
+            folders = [f"{folder}{name}/" for folder in folders for name in _fitting(store.folders(folder), part)]
         else:
             folders = [f"{folder}{part}/" for folder in folders]
     name = parts[-1]
     if name == "**":
         return [entry for folder in folders for entry in _below(store, folder, ["**", "*"])]
     if _MAGIC.search(name):
-        return [entry for folder in folders for entry in store.files(folder) if _fits(_last(entry.key), name)]
+        files = [{_last(entry.key): entry for entry in store.files(folder)} for folder in folders]
+        return [there[found] for there in files for found in _fitting(list(there), name)]
     heads = [store.head(f"{folder}{name}") for folder in folders if name]
     return [head for head in heads if head is not None]
 
@@ -91,15 +112,20 @@ def _below(store: Store, folder: str, parts: list[str]) -> list[Entry]:
     pattern = "".join(
         rf"(?:{shown}[^/]+/)*"
         if part == "**"
-        else (shown if part.startswith("*") else "") + _segment(part) + ("" if place == len(parts) - 1 else "/")
+        else (shown if part.startswith("*") else "")
+        + f"(?:{re.escape(part)}|{_segment(part)})"
+        + ("" if place == len(parts) - 1 else "/")
         for place, part in enumerate(parts)
     )
     return [entry for entry in store.entries(folder) if re.fullmatch(pattern, entry.key[len(folder) :])]
 
 
-def _fits(name: str, pattern: str) -> bool:
-    hidden = name.startswith((".", "_")) and not pattern.startswith(name[0])
-    return not hidden and re.fullmatch(_segment(pattern), name) is not None
+def _fitting(names: list[str], pattern: str) -> list[str]:
+    """Those of `names` that `pattern` means: the one that is called so, else all that it describes."""
+    if pattern in names:
+        return [pattern]
+    shown = (name for name in names if not name.startswith((".", "_")) or pattern.startswith(name[0]))
+    return [name for name in shown if re.fullmatch(_segment(pattern), name)]
 
 
 def _segment(pattern: str) -> str:
@@ -129,12 +155,19 @@ def _no_file(store: Store, pattern: str, *, uri: str, field: str) -> FinetuneErr
             break
         folder += f"{part}/"
     if f"{parts[-1]}/" in names and place == len(parts) - 1:
-        hint = f"It is a folder: write {uri.rstrip('/')}/*.jsonl, or /**/*.jsonl for the folders below it too."
+        ending = _ending(store, f"{folder}{parts[-1]}/")
+        hint = f"It is a folder: write {uri.rstrip('/')}/*{ending}, or /**/*{ending} for the folders below it too."
     else:
         hint = "Mend the URI, or put the data there."
     where = f"{store.uri.rstrip('/')}/{folder}"
     there = ", ".join(_nearest(part, names)) or "nothing"
     return data_error("NoFile", f"{field}: no file matches {uri}. In {where} there is: {there}.", hint)
+
+
+def _ending(store: Store, folder: str) -> str:
+    """How most of the files in `folder` end."""
+    endings = [os.path.splitext(entry.key)[1] for entry in store.files(folder)]
+    return max((ending for ending in endings if ending), key=endings.count, default=".jsonl")
 
 
 def _nearest(name: str, names: list[str], limit: int = 5) -> list[str]:

@@ -7,15 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from finetune_training.contract.dataset import Format, SampleBy
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.data import formats
-from finetune_training.data.files import File, find_files
-from finetune_training.data.formats import format_of, read
+from finetune_training.sources import formats
+from finetune_training.sources.files import File, find_files
+from finetune_training.sources.formats import format_of, read
 
 
 def _file(path: Path, content: str | bytes) -> File:
@@ -44,6 +42,7 @@ def _error(file: File) -> str:
         ("a.ndjson.gz", Format.JSONL),
         ("a.tsv", Format.CSV),
         ("a.parquet", Format.PARQUET),
+        ("data-00000-of-00001.arrow", Format.ARROW),
         ("a.md", Format.TEXT),
         ("a.bin", None),
     ],
@@ -128,34 +127,12 @@ def test_broken_csv_is_said_with_its_line(tmp_path: Path, content: str, says: st
     assert says in message
 
 
-def test_parquet_gives_rows_of_any_type_and_only_the_wanted_columns(tmp_path: Path) -> None:
-    messages = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "b", "name": "n"}]]
-    pq.write_table(pa.table({"messages": messages, "text": [b"\xc3\xa9", None], "n": [1, 2]}), tmp_path / "a.parquet")
-    file = find_files(str(tmp_path / "a.parquet"), field="uri")[0]
-    assert _rows(file, columns=("text",)) == [(1, {"text": "é"}), (2, {"text": None})]
-    assert _rows(file, columns=("missing",))[1][1].keys() == {"messages", "text", "n"}
-    assert _rows(file)[1][1]["messages"] == [{"role": "user", "content": "b", "name": "n"}]
-
-
-def test_parquet_numbers_go_on_across_row_groups(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"n": list(range(1000))}), tmp_path / "a.parquet", row_group_size=300)
-    assert _rows(find_files(f"{tmp_path}/a.parquet", field="uri")[0]) == [(n + 1, {"n": n}) for n in range(1000)]
-
-
-def test_broken_parquet_is_a_data_error(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": [str(n) for n in range(5000)]}), tmp_path / "a.parquet")
-    whole = (tmp_path / "a.parquet").read_bytes()
-    assert _error(_file(tmp_path / "b.parquet", whole[:-20])).startswith(f"BrokenParquet: {tmp_path}/b.parquet: ")
-    damaged = whole[:200] + bytes(2000) + whole[2200:]
-    assert _error(_file(tmp_path / "c.parquet", damaged)).startswith(f"BrokenParquet: {tmp_path}/c.parquet: ")
-
-
 def test_text_is_sampled_by_line_paragraph_or_document(tmp_path: Path) -> None:
     file = _file(tmp_path / "a.txt", "\none\ntwo\r\n\n \nthree\n")
     text = [(number, row["text"]) for number, row in _rows(file)]
     assert text == [(1, ""), (2, "one"), (3, "two"), (4, ""), (5, " "), (6, "three")]
     assert _rows(file, SampleBy.PARAGRAPH) == [(2, {"text": "one\ntwo"}), (6, {"text": "three"})]
-    assert _rows(file, SampleBy.DOCUMENT) == [(1, {"text": "\none\ntwo\r\n\n \nthree\n"})]
+    assert _rows(file, SampleBy.DOCUMENT) == [(1, {"text": "\none\ntwo\n\n \nthree\n"})]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt"])

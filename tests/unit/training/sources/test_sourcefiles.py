@@ -10,8 +10,9 @@ import pytest
 
 from finetune_training.contract.dataset import DatasetSpec, Format, RowKind, SampleBy
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.data.rows import PromptCompletion, Shape, Text
-from finetune_training.data.sources import open_sources
+from finetune_training.sources.columns import Shape
+from finetune_training.sources.rows import PromptCompletion, Text
+from finetune_training.sources.sourcefiles import open_sources
 
 
 def _dataset(*train: dict[str, Any], **fields: Any) -> DatasetSpec:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.data.files import find_files
+from finetune_training.sources.files import find_files
 
 
 @pytest.fixture
@@ -54,6 +54,31 @@ def test_a_pattern_finds_its_files_in_the_order_of_their_names(folder: Path, pat
     assert [file.size for file in found] == [len(name.encode()) for name in expected]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("train[1].jsonl", ["train[1].jsonl"]),
+        ("train[12].jsonl", ["train1.jsonl", "train2.jsonl"]),
+        ("what?.jsonl", ["what?.jsonl"]),
+        ("what[?].jsonl", ["what?.jsonl"]),
+        ("runs [1]/*.jsonl", ["runs [1]/a.jsonl", "runs [1]/train[1].jsonl"]),
+        ("runs [13]/*.jsonl", ["runs 1/b.jsonl"]),
+        ("runs [1]/train[1].jsonl", ["runs [1]/train[1].jsonl"]),
+        ("**/train[1].jsonl", ["runs [1]/train[1].jsonl", "train1.jsonl", "train[1].jsonl"]),
+    ],
+)
+def test_what_is_really_called_so_goes_before_what_the_pattern_describes(
+    tmp_path: Path, pattern: str, expected: list[str]
+) -> None:
+    files = ["train[1].jsonl", "train1.jsonl", "train2.jsonl", "what?.jsonl", "whats.jsonl"]
+    for name in [*files, "runs [1]/a.jsonl", "runs [1]/train[1].jsonl", "runs 1/b.jsonl"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert [file.uri for file in find_files(f"{tmp_path}/{pattern}", field="uri")] == [
+        f"{tmp_path}/{name}" for name in expected
+    ]
+
+
 def test_a_relative_path_and_a_file_uri_name_the_same_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder / "x")
     assert find_files("../a.jsonl", field="uri") == find_files(f"file://{folder}/a.jsonl", field="uri")
@@ -84,6 +109,14 @@ def test_no_match_says_what_is_there_instead(folder: Path, pattern: str, says: s
     assert (failure.cls, failure.reason) == (FailureClass.DATA, "NoFile")
     assert failure.message.startswith(f"spec.dataset.train[0].uri: no file matches {folder}/{pattern}")
     assert says in failure.message + failure.remedy
+
+
+def test_a_folder_says_the_pattern_that_fits_its_files(tmp_path: Path) -> None:
+    for name in ("README.md", "a.parquet", "b.parquet"):
+        (tmp_path / name).touch()
+    with pytest.raises(FinetuneError) as caught:
+        find_files(str(tmp_path), field="uri")
+    assert f"write {tmp_path}/*.parquet, or" in caught.value.failure.remedy
 
 
 def test_looking_for_files_makes_no_folder(tmp_path: Path) -> None:

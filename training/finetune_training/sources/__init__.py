@@ -1,0 +1,1 @@
+"""Files as people have them → rows of three kinds, and what of them nothing uses."""

@@ -1,0 +1,74 @@
+"""The first rows of a source → what in them nothing uses.
+
+In: rows and their shape. Out: a `Survey`: the columns there are, those that are ignored, and the keys of messages that only a
+chat template could use. A column that says how to train, and is dropped, looks like any other; so all are named, once per source.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from finetune_training.sources.columns import Shape
+from finetune_training.sources.rows import Messages, Row
+from finetune_training.sources.wording import listed
+
+SURVEYED: Final = 100
+"""So many rows of a source are looked at."""
+_ALWAYS_USED: Final = ("role", "content", "tool_calls", "tool_call_id")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """`source`: where it stands in the spec. `missing`: columns that the spec names and no row has."""
+
+    source: str = ""
+    columns: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def unused_keys(self, template: str) -> tuple[str, ...]:
+        """The keys of messages that `template` does not name."""
+        return tuple(key for key in self.keys if not re.search(rf"\b{re.escape(key)}\b", template))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What should be said of the columns."""
+        ignored = f"{self.source}: nothing uses the columns {listed(self.ignored)}."
+        missing = (
+            f"{self.source}: no row that was looked at has {listed(self.missing)}, which spec.dataset.columns names."
+        )
+        return [ignored] * bool(self.ignored) + [missing] * bool(self.missing)
+
+    def key_warnings(self, template: str) -> list[str]:
+        """What should be said of the keys of messages when they are rendered by `template`."""
+        unused = self.unused_keys(template)
+        return [f"{self.source}: the chat template does not use {listed(unused)} of the messages."] if unused else []
+
+
+UNSURVEYED: Final = Survey()
+"""Of files whose rows are all kept as they are."""
+
+
+def survey(
+    rows: Iterable[tuple[dict[str, Any], Row | None]], shape: Shape, *, source: str, named: Iterable[str]
+) -> Survey:
+    """`rows`: the columns and what became of them. `named`: columns that the spec names and that need not be there."""
+    columns: dict[str, None] = {}
+    keys: dict[str, None] = {}
+    used = set(shape.columns)
+    for row, converted in rows:
+        columns.update(dict.fromkeys(row))
+        if isinstance(converted, Messages):
+            used.update(shape.beside)
+            keys.update(dict.fromkeys(key for message in converted.messages for key in message))
+    return Survey(
+        source=source,
+        columns=tuple(columns),
+        ignored=tuple(column for column in columns if column not in used),
+        keys=tuple(key for key in keys if key not in _ALWAYS_USED),
+        missing=tuple(name for name in named if name and name not in columns),
+    )
