@@ -39,14 +39,20 @@ _ROLES = {
 
 @dataclass(frozen=True)
 class Messages:
-    """A conversation. `where` says where the row is, for errors; it is not part of the content."""
+    """A conversation. `where` says where the row is, for errors; it is not part of the content. `tools`: what the chat
+    template is given as tools. `unlearnt`: the places of assistant's messages that are not learnt."""
 
     messages: list[Message]
     where: str
+    tools: tuple[dict[str, Any], ...] = ()
+    unlearnt: frozenset[int] = frozenset()
 
     @property
     def content(self) -> str:
-        return "Messages\0" + json.dumps(self.messages, sort_keys=True, ensure_ascii=False)
+        written = json.dumps(self.messages, sort_keys=True, ensure_ascii=False)
+        if self.tools:
+            written += "\0tools" + json.dumps(self.tools, sort_keys=True, ensure_ascii=False)
+        return "Messages\0" + written + (f"\0unlearnt{sorted(self.unlearnt)}" if self.unlearnt else "")
 
 
 @dataclass(frozen=True)

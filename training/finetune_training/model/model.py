@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import MethodType, Precision, RunSpec
 from finetune_training.model import tokenizer as tokenizers
+from finetune_training.model.chat_template import with_arguments
 
 ATTENTION = {"SDPA": "sdpa", "Eager": "eager", "FlashAttention2": "flash_attention_2"}
 DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
@@ -30,8 +31,11 @@ def load_tokenizer(folder: Path, spec: RunSpec) -> PreTrainedTokenizerBase:
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if spec.dataset.chat_template:
-        tokenizer.chat_template = spec.dataset.chat_template
+    own, arguments = spec.dataset.chat_template or tokenizer.chat_template, spec.dataset.chat_template_args
+    if isinstance(own, dict):
+        tokenizer.chat_template = {name: with_arguments(each, arguments) for name, each in own.items()}
+    elif own:
+        tokenizer.chat_template = with_arguments(own, arguments)
     return tokenizer
 
 
