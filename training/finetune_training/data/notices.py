@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_training.contract.failure import user_error
-from finetune_training.data.chat import refuse_endless
-from finetune_training.data.habits import habits_of
+from finetune_training.data.chat.habits import habits_of
+from finetune_training.data.chat.learnt import refuse_endless
+from finetune_training.data.chat.template import Template, check_arguments
 from finetune_training.data.render import Options, template_for
 from finetune_training.data.rows import Messages, Row
-from finetune_training.data.template import Template, check_arguments
 
 _PIECES = 8
 

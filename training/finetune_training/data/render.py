@@ -14,11 +14,11 @@ from itertools import pairwise
 from typing import Any
 
 from finetune_training.contract.dataset import LossOn
-from finetune_training.data.chat import refuse_endless, render_chat
+from finetune_training.data.chat.learnt import refuse_endless, render_chat
+from finetune_training.data.chat.template import Span, Template, template_of
 from finetune_training.data.ends import bare, beginning, closed, ended, ending
 from finetune_training.data.rows import Messages, PromptCompletion, Row, Text
 from finetune_training.data.shards import IGNORE
-from finetune_training.data.template import Span, Template, template_of
 
 NO_SUPERVISED_TOKEN = "noSupervisedToken"
 _BEGINNING = 24
@@ -76,7 +76,8 @@ def template_for(row: Messages, tokenizer: Any, options: Options) -> Template:
 
 
 def _chats(rows: Sequence[Any], tokenizer: Any, options: Options) -> list[Outcome]:
-    templates = {bool(row.tools): template_for(row, tokenizer, options) for row in rows}
+    kinds = {bool(row.tools): row for row in rows}
+    templates = {kind: template_for(row, tokenizer, options) for kind, row in kinds.items()}
     for template in templates.values():
         refuse_endless(template, tokenizer)
     chats = [render_chat(row, templates[bool(row.tools)], loss_on=options.loss_on) for row in rows]

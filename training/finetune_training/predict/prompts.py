@@ -7,16 +7,18 @@ chat template ends a turn. No torch here: the CPU stage of batch inference does 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from finetune_training.contract.dataset import RowKind
 from finetune_training.contract.failure import FinetuneError, data_error, user_error
+from finetune_training.data.chat.habits import habits_of
+from finetune_training.data.chat.template import template_of
 from finetune_training.data.ends import bare, beginning
-from finetune_training.data.habits import habits_of
 from finetune_training.data.rows import Message, Messages, Row, Shape, convert
-from finetune_training.data.template import template_of
 
-Prompt = str | Sequence[Message]
+Prompt = str | Sequence[Message] | Messages
+"""`Messages` where the row has tools, which the template is to be given."""
 COLUMNS = ("messages", "prompt")
 
 
@@ -28,12 +30,14 @@ def prompt_of(row: dict[str, Any], *, column: str, where: str) -> Prompt:
     kind = RowKind.TEXT if isinstance(row[column], str) and column != "messages" else RowKind.MESSAGES
     found: Row | None = convert(row, Shape(kind, (column,)), where=where)
     if isinstance(found, Messages) and found.messages[-1]["role"] == "assistant":
-        found = Messages(found.messages[:-1], where) if len(found.messages) > 1 else None
+        found = replace(found, messages=found.messages[:-1]) if len(found.messages) > 1 else None
     if found is None:
         raise data_error(
             "EmptyPrompt", f"{where}: the column {column!r} asks nothing.", "Mend the row, or leave it out."
         )
-    return found.messages if isinstance(found, Messages) else str(getattr(found, "text", ""))
+    if isinstance(found, Messages):
+        return found if found.tools else found.messages
+    return str(getattr(found, "text", ""))
 
 
 def column_of(row: dict[str, Any], *, where: str) -> str:
@@ -63,11 +67,12 @@ def encode(tokenizer: Any, prompt: Prompt, *, chat: bool) -> list[int]:
     return list(tokenizer(_asked(tokenizer, prompt), add_special_tokens=False)["input_ids"])
 
 
-def _asked(tokenizer: Any, messages: Sequence[Message]) -> str:
-    template = template_of(tokenizer, training=False)
+def _asked(tokenizer: Any, prompt: Sequence[Message] | Messages) -> str:
+    messages, tools = (prompt.messages, prompt.tools) if isinstance(prompt, Messages) else (prompt, ())
+    template = template_of(tokenizer, tools=tools, training=False)
     habits = habits_of(template)
     try:
-        return template.render([habits.given(message) for message in messages], asks=True)[0]
+        return template.render([habits.given(message) for message in messages], tools=tools, asks=True)[0]
     except Exception as error:  # whatever a template does is the template's fault, and Jinja raises anything
         raise user_error(
             "ChatTemplateFailed",

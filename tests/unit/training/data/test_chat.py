@@ -181,3 +181,11 @@ def test_an_answer_that_the_template_leaves_out_is_refused(tokenizer: Any) -> No
     with pytest.raises(FinetuneError) as caught:
         _one(SHAPES["one"], tokenizer, template)
     assert caught.value.failure.reason == "AnswerNotRendered"
+
+
+def test_a_prompt_has_the_tools_that_training_had(tokenizer: Any) -> None:
+    tokenizer.chat_template = originals()["qwen2_5"]
+    row = SHAPES["tools"]
+    trained = _one(row, tokenizer).documents[0]
+    assert encode(tokenizer, replace(row, messages=row.messages[:1]), chat=True) == trained.input_ids[: trained.prompt]
+    assert "weather" in tokenizer.decode(trained.input_ids[: trained.prompt])

@@ -12,10 +12,10 @@ import pytest
 
 from finetune_training.contract.dataset import LossOn
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.data.chat import Chat, render_chat
-from finetune_training.data.habits import thoughts_of
+from finetune_training.data.chat.habits import thoughts_of
+from finetune_training.data.chat.learnt import Chat, render_chat
+from finetune_training.data.chat.template import Template, template_of
 from finetune_training.data.rows import Messages
-from finetune_training.data.template import Template, template_of
 from finetune_training.model.chat_template import training_forms
 from tests.templates import SHAPES, originals, tokenizer_of_all
 

@@ -14,8 +14,8 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
+from finetune_training.data.chat.template import HIDDEN, Template
 from finetune_training.data.rows import Message
-from finetune_training.data.template import HIDDEN, Template
 
 _QUESTION, _ANSWER, _THOUGHT, _NEXT = "finetunequestion", "finetuneanswer", "finetunethought", "finetunenext"
 _THOUGHTS = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)

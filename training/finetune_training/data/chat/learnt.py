@@ -15,10 +15,10 @@ from typing import Any
 
 from finetune_training.contract.dataset import LossOn
 from finetune_training.contract.failure import FinetuneError, user_error
-from finetune_training.data.habits import common, habits_of, thoughts_of
+from finetune_training.data.chat.habits import common, habits_of, thoughts_of
+from finetune_training.data.chat.template import Span, Template
+from finetune_training.data.chat.turns import Conversation, end_of_turn, find_turn
 from finetune_training.data.rows import Message, Messages
-from finetune_training.data.template import Span, Template
-from finetune_training.data.turns import Conversation, end_of_turn, find_turn
 
 _WORD = re.compile(r"[A-Za-z0-9]+")
 

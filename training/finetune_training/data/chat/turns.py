@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from finetune_training.data.habits import Habits, common
+from finetune_training.data.chat.habits import Habits, common
+from finetune_training.data.chat.template import Span, Template
 from finetune_training.data.rows import Message
-from finetune_training.data.template import Span, Template
 
 _SENTINEL = "§finetune§"
 

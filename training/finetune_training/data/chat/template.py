@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from finetune_training.contract.dataset import GIVEN_TO_TEMPLATES
@@ -101,10 +102,15 @@ def _names(tokenizer: Any) -> dict[str, Any]:
 
 
 def _special(tokenizer: Any) -> tuple[str, ...]:
-    """Some tokenizers have `</think>`, `<table>` or runs of blanks as tokens of their own: these end nothing."""
+    return tuple(sorted({*tokenizer.all_special_tokens, *_added(tokenizer, len(tokenizer))} - {""}))
+
+
+@lru_cache(maxsize=4)
+def _added(tokenizer: Any, _: int) -> frozenset[str]:
+    """The tokens that may end something: some tokenizers have thousands, and `</think>`, `<table>` or runs of blanks among
+    them, which end nothing."""
     added = tokenizer.added_tokens_decoder.values()
-    marks = {token.content for token in added if token.special or not _WORDS.fullmatch(token.content)}
-    return tuple(sorted({*tokenizer.all_special_tokens, *marks} - {""}))
+    return frozenset(token.content for token in added if token.special or not _WORDS.fullmatch(token.content))
 
 
 def check_arguments(template: Template, arguments: Mapping[str, Any]) -> None:

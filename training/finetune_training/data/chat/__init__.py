@@ -1,0 +1,1 @@
+"""Conversations → text, and which parts of it are learnt."""
