@@ -16,7 +16,9 @@ from finetune_training.data.rows import Message, Messages
 from finetune_training.model.tokenizer import load_tokenizer
 from tests.tiny import write_tokenizer
 
-_TOKENS = re.compile(r"<[|｜][^<>\n{}]+?[|｜]>|<(?:start|end)_of_turn>|<\|?turn\|?>|<end_of_utterance>|\[gMASK\]|<sop>")
+_TOKENS = re.compile(
+    r"<[|｜][^<>\n{}]+?[|｜]>|<(?:start|end)_of_turn>|<\|[a-z_]+>|<[a-z_]+\|>|<end_of_utterance>|\[gMASK\]|<sop>"
+)
 
 TOOL = {
     "type": "function",
