@@ -131,11 +131,21 @@ def test_a_template_that_trl_does_not_know_trains_as_well(tokenizer: Any, name: 
     template = template_of(tokenizer, "{# own #}" + originals()[name])
     assert not template.source
     for row, known in zip(SHAPES.values(), ROWS[name], strict=True):
-        for loss_on in (LossOn.ASSISTANT, LossOn.COMPLETION):
-            outcome, chat = _outcome(row, template, loss_on)
-            assert (outcome in REFUSALS.values()) == (known in REFUSALS.values()), (row.where, outcome)
-            if chat is not None:
-                _check(row, chat, template, outcome, last_only=loss_on is LossOn.COMPLETION)
+        outcome, chat = _outcome(row, template)
+        assert (chat is None) == (known in REFUSALS.values()), (row.where, outcome)
+        if chat is not None:
+            _check(row, chat, template, outcome)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_of_the_last_turn_alone_only_the_last_must_be_there(tokenizer: Any, name: str) -> None:
+    template = template_of(tokenizer, "{# own #}" + originals()[name])
+    for row, known in zip(SHAPES.values(), ROWS[name], strict=True):
+        if known == "fails":
+            continue
+        chat = render_chat(row, template, loss_on=LossOn.COMPLETION)
+        _check(row, chat, template, "lost" if "the assistant's thoughts" in chat.lost else "learnt", last_only=True)
+        assert ("tool calls" in chat.lost) <= (known == "no-calls"), row.where  # a call that is context is warned of
 
 
 def test_trls_forms_are_those_that_trl_would_take(tokenizer: Any) -> None:

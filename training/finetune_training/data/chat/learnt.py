@@ -119,6 +119,8 @@ def _lost(row: Messages, text: str, found: dict[int, Span], template: Template) 
         thought, words = thoughts_of(message)
         if place in found and place not in row.unlearnt:
             _refuse_empty(row, place, said, template)
+        if _uncalled(message, said):  # of a turn that is not learnt, or it were refused
+            lost.append("tool calls")
         if not _holds(said, thought):
             lost.append("the assistant's thoughts")
         if not _holds(said, words):
@@ -128,9 +130,7 @@ def _lost(row: Messages, text: str, found: dict[int, Span], template: Template) 
 
 def _refuse_empty(row: Messages, place: int, said: str, template: Template) -> None:
     message = row.messages[place]
-    names = [str(call.get("function", call).get("name", "")) for call in message.get("tool_calls") or ()]
-    missing = next((name for name in names if name not in said), None)
-    if missing is not None:
+    for missing in _uncalled(message, said):
         raise user_error(
             "ToolCallNotRendered",
             f"{row.where}, message {place}: the chat template does not write the assistant's call of {missing!r}; "
@@ -150,6 +150,12 @@ def _refuse_empty(row: Messages, place: int, said: str, template: Template) -> N
             "Mend spec.dataset.chatTemplate: it should write message['content'] of the assistant.",
             detail=f"rendered: {said[:200]!r}",
         )
+
+
+def _uncalled(message: Message, said: str) -> list[str]:
+    """The tools that the message calls and the text does not name."""
+    names = [str(call.get("function", call).get("name", "")) for call in message.get("tool_calls") or ()]
+    return [name for name in names if name not in said]
 
 
 def _holds(text: str, words: str) -> bool:
