@@ -6,9 +6,9 @@ In: plain values. Out: a frozen `DatasetSpec` of the `Job` in spec.py, under the
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from finetune_training.contract.record import Strict, Uri
 
@@ -92,6 +92,10 @@ class Columns(Strict):
     `functions`."""
 
 
+GIVEN_TO_TEMPLATES: Final = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+"""What every chat template is given with each conversation; rows say it, not the spec."""
+
+
 class DatasetSpec(Strict):
     """The rows and what becomes of them."""
 
@@ -106,7 +110,11 @@ class DatasetSpec(Strict):
     columns: Columns = Columns()
     """Names of the columns, where they differ."""
     chat_template: str = ""
-    """Jinja template for Messages. Empty: the tokenizer's."""
+    """Jinja template for Messages. Empty: the tokenizer's. Where TRL ships a training form of exactly this template, that
+    form renders the rows; the artifact keeps the template itself."""
+    chat_template_args: dict[str, Any] = Field(default={})
+    """What the chat template asks for, by its own names, e.g. `enable_thinking: false`. Becomes a part of the artifact's
+    template."""
     max_length: Annotated[int, Field(ge=16, le=1_048_576)] = 2048
     """Tokens in one packed sample. Longer rows are cut (Messages, PromptCompletion) or split (Text)."""
     packing: bool = True
@@ -115,3 +123,12 @@ class DatasetSpec(Strict):
     loss_on: LossOn = LossOn.ASSISTANT
     """Assistant: the assistant's turns (Messages), the completion (PromptCompletion), everything (Text). Completion:
     the last turn or the completion. All: every token."""
+
+    @field_validator("chat_template_args")
+    @classmethod
+    def _names_that_are_free(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for name in arguments:
+            if not name.isidentifier() or name in GIVEN_TO_TEMPLATES:
+                given = ", ".join(sorted(GIVEN_TO_TEMPLATES))
+                raise ValueError(f"{name!r} is no name for an argument: a word that is none of {given}")
+        return arguments

@@ -8,7 +8,7 @@ last table row that holds the block's `Summary`, so that a block that Ray comput
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, pairwise
 
@@ -54,7 +54,8 @@ class Preparation:
 @dataclass(frozen=True)
 class Summary:
     """What became of some rows. `lowest`, `highest`: identities of those that may train. `cut_away`: how many were
-    dropped because what is learnt lay past maxLength. `example`: where such a row is, and its text."""
+    dropped because what is learnt lay past maxLength. `example`: where such a row is, and its text. `lost`: what chat
+    templates left out, in how many rows and where first."""
 
     rows: int = 0
     conversations: int = 0
@@ -66,6 +67,7 @@ class Summary:
     lowest: int | None = None
     highest: int | None = None
     example: tuple[str, str] | None = None
+    lost: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def __add__(self, other: Summary) -> Summary:
         reasons = {*self.dropped, *other.dropped}
@@ -80,6 +82,7 @@ class Summary:
             lowest=min((each for each in (self.lowest, other.lowest) if each is not None), default=None),
             highest=max((each for each in (self.highest, other.highest) if each is not None), default=None),
             example=min((each for each in (self.example, other.example) if each), default=None),
+            lost=_lost([*self.lost.items(), *other.lost.items()]),
         )
 
     def to_json(self) -> str:
@@ -88,7 +91,8 @@ class Summary:
     @classmethod
     def from_json(cls, text: str) -> Summary:
         body = json.loads(text)
-        return cls(**{**body, "example": tuple(body["example"]) if body["example"] else None})
+        lost = {what: tuple(found) for what, found in body["lost"].items()}
+        return cls(**{**body, "example": tuple(body["example"]) if body["example"] else None, "lost": lost})
 
 
 def tokenize(table: pa.Table, context: Preparation) -> pa.Table:
@@ -173,4 +177,16 @@ def _summary(rows: list[Row], outcomes: list[Outcome], identities: list[int], he
         lowest=min(may_train, default=None),
         highest=max(may_train, default=None),
         example=min(lost, default=None),
+        lost=_lost(
+            [(what, (1, row.where)) for row, outcome in zip(rows, outcomes, strict=True) for what in outcome.lost]
+        ),
     )
+
+
+def _lost(found: Iterable[tuple[str, tuple[int, str]]]) -> dict[str, tuple[int, str]]:
+    """Counts of the same, added up, each with the first of its places."""
+    whole: dict[str, tuple[int, str]] = {}
+    for what, (count, where) in found:
+        before, first = whole.get(what, (0, where))
+        whole[what] = (before + count, min(first, where))
+    return dict(sorted(whole.items()))

@@ -11,6 +11,8 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +76,7 @@ def fingerprint(spec: RunSpec, files: Sequence[SourceFile], *, tokenizer_digest:
         "dataset": spec.dataset.model_dump(mode="json"),
         "tokenizer": tokenizer_digest,
         "trustRemoteCode": spec.model.trust_remote_code,
+        "trl": version("trl"),  # its training templates decide too
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -91,41 +94,47 @@ def _make(
     context = Preparation(
         files=tuple(files),
         tokenizer=portable(model_folder, trust_remote_code=spec.model.trust_remote_code),
-        options=Options(dataset.max_length, dataset.loss_on, dataset.chat_template),
+        options=Options(dataset.max_length, dataset.loss_on, dataset.chat_template, dataset.chat_template_args),
         buckets=buckets_for(files),
     )
-    _try_first_rows(context)
-    _warn_of_keys(context, report)
+    for notice in (*_try_first_rows(context), *_unused_keys(context)):
+        report(Warned(notice))
     with pipeline.settings():
         documents = pipeline.tokenized(context)
         summary = pipeline.summarize(documents)
+        for what, (count, where) in summary.lost.items():
+            report(Warned(f"The chat template leaves out {what} in {count:,} rows ({where})."))
         border = _border(summary, dataset, report)
         uri = str(folder.folder or folder.uri)  # a relative path would mean another folder in another process
         buckets = pipeline.write(documents, context, Packing(uri, dataset.max_length, dataset.packing, border))
     return _manifest(name, dataset, summary, buckets)
 
 
-def _try_first_rows(context: Preparation) -> None:
-    """A template that fails, or a tokenizer without an end, is found before Ray Data starts its processes."""
+def _try_first_rows(context: Preparation) -> list[str]:
+    """A template that fails, or a tokenizer without an end, is found before Ray Data starts its processes. Returns what is to
+    be said of the rows' templates."""
+    from finetune_training.data.notices import notices
     from finetune_training.data.render import render
 
+    firsts = []
     for shape in dict.fromkeys(file.shape for file in context.files):
         files = (file for file in context.files if file.shape == shape)
         rows = (file.convert(number, text) for file in files for number, text in file.rows())
-        first = next((row for row in rows if row is not None), None)
-        if first is not None:
-            render([first], context.tokenizer.load(), context.options)
+        firsts += list(islice((row for row in rows if row is not None), 1))
+    said = notices(firsts, context.tokenizer.load(), context.options)
+    render(firsts, context.tokenizer.load(), context.options)
+    return said
 
 
-def _warn_of_keys(context: Preparation, report: Report) -> None:
+def _unused_keys(context: Preparation) -> list[str]:
     """What of the messages is not rendered is not learnt."""
-    from finetune_training.data.chat import template_of
+    from finetune_training.chat.template import template_of
 
-    for survey in dict.fromkeys(file.survey for file in context.files):
-        if survey.keys:
-            template = template_of(context.tokenizer.load(), context.options.chat_template)
-            for warning in survey.key_warnings(template):
-                report(Warned(warning))
+    surveys = [survey for survey in dict.fromkeys(file.survey for file in context.files) if survey.keys]
+    if not surveys:
+        return []
+    template = template_of(context.tokenizer.load(), context.options.chat_template)
+    return [warning for survey in surveys for warning in survey.key_warnings(template.text)]
 
 
 def _border(summary: Summary, dataset: DatasetSpec, report: Report) -> int:

@@ -8,14 +8,15 @@ in batches, which is far quicker than one by one.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+from finetune_training.chat.template import Span, Template, template_of
 from finetune_training.contract.dataset import LossOn
-from finetune_training.contract.failure import user_error
-from finetune_training.data.chat import Span, render_chat, template_of
+from finetune_training.data.conversations import refuse_endless, render_chat
+from finetune_training.data.ends import bare, beginning, closed, ended, ending
 from finetune_training.data.shards import IGNORE
 from finetune_training.sources.rows import Messages, PromptCompletion, Row, Text
 
@@ -33,6 +34,7 @@ class Options:
     max_length: int
     loss_on: LossOn
     chat_template: str = ""
+    chat_template_args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,58 +48,73 @@ class Document:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a row. `truncated`: its end is lost. `shown`: the beginning of a row that was dropped, as text."""
+    """What became of a row. `truncated`: its end is lost. `shown`: the beginning of a row that was dropped, as text. `lost`:
+    what of a conversation the chat template leaves out."""
 
     documents: list[Document]
     dropped: str = ""
     truncated: bool = False
     shown: str = ""
+    lost: tuple[str, ...] = ()
 
 
 def render(rows: Sequence[Row], tokenizer: Any, options: Options) -> list[Outcome]:
     """The rows' outcomes, in their order."""
     outcomes: dict[int, Outcome] = {}
-    for kind, documents_of in ((Messages, _chats), (PromptCompletion, _pairs), (Text, _texts)):
+    for kind, outcomes_of in ((Messages, _chats), (PromptCompletion, _pairs), (Text, _texts)):
         places = [place for place, row in enumerate(rows) if isinstance(row, kind)]
         if places:
-            documents = documents_of([rows[place] for place in places], tokenizer, options)
-            cut = _split if kind is Text else _truncate
-            fitted = (cut(document, options.max_length, tokenizer) for document in documents)
-            outcomes.update(zip(places, fitted, strict=True))
+            outcomes.update(
+                zip(places, outcomes_of([rows[place] for place in places], tokenizer, options), strict=True)
+            )
     return [outcomes[place] for place in range(len(rows))]
 
 
-def _chats(rows: Sequence[Any], tokenizer: Any, options: Options) -> list[Document]:
-    template = template_of(tokenizer, options.chat_template)
-    every = options.loss_on is LossOn.ALL
-    chats = [render_chat(row, template, tokenizer, turns=not every) for row in rows]
-    learnt = [[(0, len(chat.text))] if every else chat.turns for chat in chats]
-    if options.loss_on is LossOn.COMPLETION:
-        learnt = [spans[-1:] for spans in learnt]
-    return _encode_spans([chat.text for chat in chats], [chat.prompt for chat in chats], learnt, tokenizer)
+def template_for(row: Messages, tokenizer: Any, options: Options) -> Template:
+    """The template that renders this row: with some tokenizers another one where there are tools."""
+    return template_of(tokenizer, options.chat_template, options.chat_template_args, tools=row.tools)
 
 
-def _pairs(rows: Sequence[Any], tokenizer: Any, options: Options) -> list[Document]:
+def _chats(rows: Sequence[Any], tokenizer: Any, options: Options) -> list[Outcome]:
+    kinds = {bool(row.tools): row for row in rows}
+    templates = {kind: template_for(row, tokenizer, options) for kind, row in kinds.items()}
+    for template in templates.values():
+        refuse_endless(template, tokenizer)
+    chats = [render_chat(row, templates[bool(row.tools)], loss_on=options.loss_on) for row in rows]
+    texts, prompts, learnt = zip(*((chat.text, chat.prompt, chat.turns) for chat in chats), strict=True)
+    documents = _encode_spans(list(texts), list(prompts), list(learnt), tokenizer)
+    fitted = (_truncate(document, options.max_length, tokenizer) for document in documents)
+    return [replace(outcome, lost=chat.lost) for outcome, chat in zip(fitted, chats, strict=True)]
+
+
+def _pairs(rows: Sequence[Any], tokenizer: Any, options: Options) -> list[Outcome]:
     """The prompt is tokenised as it will be when the model is asked: alone."""
-    begin, end = beginning(tokenizer), _ending(tokenizer)
-    prompts = _encode([row.prompt for row in rows], tokenizer)
-    wholes = _encode([row.prompt + row.completion for row in rows], tokenizer)
+    begin, end = beginning(tokenizer), ending(tokenizer)
+    asks = [bare(row.prompt, tokenizer, begin) for row in rows]
+    answers = [
+        closed(row.completion if ask else bare(row.completion, tokenizer, begin), tokenizer)
+        for ask, row in zip(asks, rows, strict=True)
+    ]
+    prompts = _encode(asks, tokenizer)
+    wholes = _encode([ask + answer for ask, answer in zip(asks, answers, strict=True)], tokenizer)
     documents = []
-    for row, prompt, whole in zip(rows, prompts, wholes, strict=True):
+    for answer, prompt, whole in zip(answers, prompts, wholes, strict=True):
         # A token may hold the prompt's end and the completion's beginning.
         crossed = whole[: len(prompt)] != prompt
-        completion = _encode([row.completion], tokenizer)[0] if crossed else whole[len(prompt) :]
+        completion = _encode([answer], tokenizer)[0] if crossed else whole[len(prompt) :]
         asked = begin + prompt
-        ids = _ended(asked + completion, end)
+        ids = ended(asked + completion, end)
         labels = ids if options.loss_on is LossOn.ALL else [IGNORE] * len(asked) + ids[len(asked) :]
         documents.append(Document(ids, labels, len(asked)))
-    return documents
+    return [_truncate(document, options.max_length, tokenizer) for document in documents]
 
 
-def _texts(rows: Sequence[Any], tokenizer: Any, options: Options) -> list[Document]:
-    begin, end = beginning(tokenizer), _ending(tokenizer)
-    texts = [_ended(begin + ids, end) for ids in _encode([row.text for row in rows], tokenizer)]
-    return [Document(ids, ids, min(_BEGINNING, (len(ids) + 1) // 2)) for ids in texts]
+def _texts(rows: Sequence[Any], tokenizer: Any, options: Options) -> list[Outcome]:
+    begin, end = beginning(tokenizer), ending(tokenizer)
+    plain = [closed(bare(row.text, tokenizer, begin), tokenizer) for row in rows]
+    texts = [ended(begin + ids, end) for ids in _encode(plain, tokenizer)]
+    documents = (Document(ids, ids, min(_BEGINNING, (len(ids) + 1) // 2)) for ids in texts)
+    return [_split(document, options.max_length) for document in documents]
 
 
 def _truncate(document: Document, max_length: int, tokenizer: Any) -> Outcome:
@@ -108,7 +125,7 @@ def _truncate(document: Document, max_length: int, tokenizer: Any) -> Outcome:
     return Outcome([Document(ids, labels, min(document.prompt, len(ids)))], truncated=truncated)
 
 
-def _split(document: Document, max_length: int, _: Any) -> Outcome:
+def _split(document: Document, max_length: int) -> Outcome:
     ids = document.input_ids
     cuts = [*range(0, len(ids), max_length), len(ids)]
     if len(cuts) > 2 and cuts[-1] - cuts[-2] == 1:
@@ -171,24 +188,3 @@ def _start(offset: Span) -> int:
 
 def _stop(offset: Span) -> int:
     return offset[1]
-
-
-def beginning(tokenizer: Any) -> list[int]:
-    """The token that the tokenizer puts before every text, if it does."""
-    begin = tokenizer.bos_token_id
-    return [begin] if begin is not None and tokenizer("a")["input_ids"][:1] == [begin] else []
-
-
-def _ending(tokenizer: Any) -> int:
-    end: int | None = tokenizer.eos_token_id
-    if end is None:
-        raise user_error(
-            "NoEndToken",
-            "The model's tokenizer has no end-of-text token, so the model could not learn to stop.",
-            "Name one as eos_token in the model's tokenizer_config.json.",
-        )
-    return end
-
-
-def _ended(ids: list[int], end: int) -> list[int]:
-    return ids if ids[-1:] == [end] else [*ids, end]

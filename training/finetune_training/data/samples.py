@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from finetune_training.data.documents import ROW_ID_BITS
+from finetune_training.data.ends import beginning
 from finetune_training.data.packing import pack
-from finetune_training.data.render import beginning
 from finetune_training.data.shards import SCHEMA, Shard, write_shard
 from finetune_training.model.tokenizer import Portable
 from finetune_training.store.storage import open_store

@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from finetune_training.chat.forms import with_arguments
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import MethodType, Precision, RunSpec
 from finetune_training.model import tokenizer as tokenizers
@@ -30,8 +31,11 @@ def load_tokenizer(folder: Path, spec: RunSpec) -> PreTrainedTokenizerBase:
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if spec.dataset.chat_template:
-        tokenizer.chat_template = spec.dataset.chat_template
+    own, arguments = spec.dataset.chat_template or tokenizer.chat_template, spec.dataset.chat_template_args
+    if isinstance(own, dict):
+        tokenizer.chat_template = {name: with_arguments(each, arguments) for name, each in own.items()}
+    elif own:
+        tokenizer.chat_template = with_arguments(own, arguments)
     return tokenizer
 
 

@@ -7,20 +7,21 @@ chat template ends a turn. No torch here: the CPU stage of batch inference does 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from jinja2 import TemplateError
-
+from finetune_training.chat.habits import habits_of
+from finetune_training.chat.template import Message, template_of
 from finetune_training.contract.dataset import RowKind
 from finetune_training.contract.failure import FinetuneError, data_error, user_error
+from finetune_training.data.ends import bare, beginning
 from finetune_training.sources.columns import Shape
 from finetune_training.sources.conversion import convert
-from finetune_training.sources.rows import Message, Messages, Row
+from finetune_training.sources.rows import Messages, Row
 
-Prompt = str | Sequence[Message]
+Prompt = str | Sequence[Message] | Messages
+"""`Messages` where the row has tools, which the template is to be given."""
 COLUMNS = ("messages", "prompt")
-_SENTINEL = "finetune"
-"""An answer that no template cuts, changes or repeats."""
 
 
 def prompt_of(row: dict[str, Any], *, column: str, where: str) -> Prompt:
@@ -31,12 +32,14 @@ def prompt_of(row: dict[str, Any], *, column: str, where: str) -> Prompt:
     kind = RowKind.TEXT if isinstance(row[column], str) and column != "messages" else RowKind.MESSAGES
     found: Row | None = convert(row, Shape(kind, (column,)), where=where)
     if isinstance(found, Messages) and found.messages[-1]["role"] == "assistant":
-        found = Messages(found.messages[:-1], where) if len(found.messages) > 1 else None
+        found = replace(found, messages=found.messages[:-1]) if len(found.messages) > 1 else None
     if found is None:
         raise data_error(
             "EmptyPrompt", f"{where}: the column {column!r} asks nothing.", "Mend the row, or leave it out."
         )
-    return found.messages if isinstance(found, Messages) else str(getattr(found, "text", ""))
+    if isinstance(found, Messages):
+        return found if found.tools else found.messages
+    return str(getattr(found, "text", ""))
 
 
 def column_of(row: dict[str, Any], *, where: str) -> str:
@@ -49,10 +52,13 @@ def column_of(row: dict[str, Any], *, where: str) -> str:
 
 def encode(tokenizer: Any, prompt: Prompt, *, chat: bool) -> list[int]:
     """The prompt's tokens. With `chat`, a text is one message of the user when the tokenizer has a chat template, else
-    it is taken as it stands; messages need the template."""
+    it is taken as it stands; messages need the template. As in training, nothing comes after a text, and one begin token
+    before it."""
     if isinstance(prompt, str):
         if not (chat and tokenizer.chat_template):
-            return list(tokenizer(prompt)["input_ids"])
+            begin = beginning(tokenizer)
+            text = bare(prompt, tokenizer, begin)
+            return begin + list(tokenizer(text, add_special_tokens=False)["input_ids"])
         prompt = [{"role": "user", "content": prompt}]
     if not tokenizer.chat_template:
         raise user_error(
@@ -60,16 +66,16 @@ def encode(tokenizer: Any, prompt: Prompt, *, chat: bool) -> list[int]:
             "Messages need a chat template, and this model's tokenizer has none.",
             "Give plain text prompts, or a model with a chat template.",
         )
-    text = _render(tokenizer, prompt, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(_asked(tokenizer, prompt), add_special_tokens=False)["input_ids"])
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+def _asked(tokenizer: Any, prompt: Sequence[Message] | Messages) -> str:
+    messages, tools = (prompt.messages, prompt.tools) if isinstance(prompt, Messages) else (prompt, ())
+    template = template_of(tokenizer, tools=tools, training=False)
+    habits = habits_of(template)
     try:
-        return str(
-            tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
-        )
-    except (TemplateError, TypeError) as error:
+        return template.render([habits.given(message) for message in messages], tools=tools, asks=True)[0]
+    except Exception as error:  # whatever a template does is the template's fault, and Jinja raises anything
         raise user_error(
             "ChatTemplateFailed",
             f"The model's chat template cannot render these messages: {error}",
@@ -78,17 +84,13 @@ def _render(tokenizer: Any, messages: Sequence[Message], *, add_generation_promp
 
 
 def end_of_turn(tokenizer: Any) -> int | None:
-    """The special token that follows the assistant's words in the chat template; None: there is none."""
+    """The special token that ends the assistant's turn in the chat template: its own, or where it has none, the next
+    role's, which training learns as the end; None: there is none."""
     if not tokenizer.chat_template:
         return None
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
-    try:
-        after = _render(tokenizer, turns, add_generation_prompt=False).rpartition(_SENTINEL)[2].lstrip()
-    except FinetuneError:
-        return None  # such a template fails where it is used; plain texts do not use it
-    tokens = tokenizer(after, add_special_tokens=False)["input_ids"]
-    added = tokenizer.added_tokens_decoder
-    return int(tokens[0]) if tokens and tokens[0] in added and added[tokens[0]].special else None
+    habits = habits_of(template_of(tokenizer, training=False))
+    token = habits.end or habits.follows
+    return int(tokenizer.convert_tokens_to_ids(token)) if token else None
 
 
 def _no_column(row: dict[str, Any], message: str, where: str) -> FinetuneError:

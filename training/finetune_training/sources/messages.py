@@ -11,8 +11,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+from finetune_training.chat.template import Message
 from finetune_training.contract.failure import FinetuneError, data_error
-from finetune_training.sources.rows import Message
 from finetune_training.sources.toolcalls import calls_in_text, calls_of
 from finetune_training.sources.wording import kind_of, listed, wrong_type
 

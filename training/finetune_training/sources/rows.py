@@ -11,11 +11,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_training.chat.template import Message
 from finetune_training.contract.failure import data_error
 from finetune_training.sources.wording import kind_of
 
 EMPTY = "empty"
-Message = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def test_what_takes_anything_is_known() -> None:
         "spec.method.lora.targetModules"
     }
     assert {path for path, node in NODES.items() if "additionalProperties" in node} == {
+        "spec.dataset.chatTemplateArgs",
         "spec.training.extra",
         "spec.deepspeed.config",
         "spec.env[].valueFrom",

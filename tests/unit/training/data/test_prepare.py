@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from finetune_training.contract.dataset import LossOn
 from finetune_training.contract.spec import RunSpec
 from finetune_training.data.documents import Preparation
-from finetune_training.data.prepare import _warn_of_keys, buckets_for, fingerprint, histogram, prepare
+from finetune_training.data.prepare import _unused_keys, buckets_for, fingerprint, histogram, prepare
 from finetune_training.data.render import Options
 from finetune_training.data.shards import MANIFEST, DataManifest, Histogram, Shard, Statistics
 from finetune_training.events.progress import Event, Warned
@@ -156,8 +156,6 @@ def test_keys_of_messages_that_the_template_does_not_name_are_told(tmp_path: Pat
     options = Options(64, LossOn.ALL, spec.dataset.chat_template)
     tokenizer = portable(model, trust_remote_code=False)
     context = Preparation(tuple(open_sources(spec.dataset)), tokenizer, options, 1)
-    said: list[Event] = []
-    _warn_of_keys(context, said.append)
-    assert [event.message for event in said if isinstance(event, Warned)] == [
+    assert _unused_keys(context) == [
         "spec.dataset.train[0]: the chat template does not use 'reasoning_content' of the messages."
     ]

@@ -118,9 +118,15 @@ def test_a_template_that_fails_is_the_users_with_jinjas_words_and_line(
     assert "f.jsonl:3, whose roles are system, user, assistant, user, assistant" in failure.message
 
 
-def test_a_template_that_rewrites_what_came_before_is_refused_unless_nobody_asks(tokenizer: Any) -> None:
+def test_a_template_that_rewrites_what_came_before_trains_all_the_same(tokenizer: Any) -> None:
     """As templates do that show a model's thoughts in the last turn only."""
     template = CHATML.replace("message['content']", "('<think></think>' if loop.last else '') + message['content']")
+    [outcome] = _render([CHAT], tokenizer, chat_template=template)
+    assert _learnt(outcome.documents[0], tokenizer) == ["1<|im_end|>", "<think></think>zwei — 2<|im_end|>"]
+
+
+def test_a_template_in_which_a_turn_cannot_be_told_is_refused_unless_nobody_asks(tokenizer: Any) -> None:
+    template = CHATML.replace("message['content']", "(messages | length) ~ '<think>' ~ message['content'] * 2")
     with pytest.raises(FinetuneError) as caught:
         _render([CHAT], tokenizer, chat_template=template)
     failure = caught.value.failure

@@ -1,0 +1,1 @@
+"""Chat templates: the one that trains, its arguments, and what it does with what it is given."""

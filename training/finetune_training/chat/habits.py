@@ -1,0 +1,168 @@
+"""What a chat template does with what it is given, found by trying it. Pure.
+
+In: a `Template`. Out: its `Habits`: whether content is text or a list of parts, in which form it takes a model's thoughts,
+how it begins the assistant's turn and what ends it. Found once per template, with words that no template changes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from itertools import takewhile
+from typing import Any
+
+from finetune_training.chat.template import HIDDEN, Message, Template
+
+_QUESTION, _ANSWER, _THOUGHT, _NEXT = "finetunequestion", "finetuneanswer", "finetunethought", "finetunenext"
+_THOUGHTS = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
+_OPENED = re.compile(r"<think>\s*(</think>\s*)?$")
+_CALL: dict[str, Any] = {"type": "function", "id": "finetune1"}
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""The keys of a message that hold what the model thought before it spoke."""
+
+
+class Thoughts(StrEnum):
+    """The form in which a template renders thoughts."""
+
+    AS_WRITTEN = "as written"
+    FIELD = "reasoning_content"
+    INLINE = "<think> in content"
+    HIDDEN = "<think> in content, which the template must not see: it would take it out"
+
+
+@dataclass(frozen=True)
+class Habits:
+    """`header`: what begins the assistant's turn. `end`: the special token after its words; `follows`: where there is none, the
+    special token that the next turn begins with; `tail`: where there is neither, the text after its words.
+    `arguments_as_text`: those of tool calls are wanted as JSON. `known`: a question and an answer are rendered at all."""
+
+    parts: bool = False
+    thoughts: Thoughts = Thoughts.AS_WRITTEN
+    header: str = ""
+    end: str = ""
+    follows: str = ""
+    tail: str = ""
+    arguments_as_text: bool = False
+    known: bool = True
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """The header, and the header of a turn without thoughts, where the prompt opens some."""
+        return tuple(dict.fromkeys((self.header, _OPENED.sub("", self.header))))
+
+    def given(self, message: Message) -> Message:
+        """The message in the form that the template takes."""
+        if message.get("role") == "assistant":
+            message = _with_thoughts(message, self.thoughts)
+        if self.arguments_as_text and message.get("tool_calls"):
+            message = message | {"tool_calls": [_as_text(call) for call in message["tool_calls"]]}
+        content = message.get("content")
+        return message | {"content": _parts(content)} if self.parts and isinstance(content, str) else message
+
+
+@lru_cache(maxsize=64)
+def habits_of(template: Template) -> Habits:
+    """The template's habits; `known` False: it does not render one question and one answer."""
+    for parts in (False, True):
+        text = _tried(template, parts, _user(_QUESTION), _assistant(_ANSWER))
+        if _ANSWER in text:
+            break
+    else:
+        return Habits(known=False)
+    after = text.rpartition(_ANSWER)[2]
+    end = template.special_at(after)
+    more = _tried(template, parts, _user(_QUESTION), _assistant(_ANSWER), _user(_NEXT))
+    follows = "" if end else template.special_at(more.partition(_ANSWER)[2])
+    header = _header(template, parts)
+    return Habits(
+        parts=parts,
+        thoughts=_thoughts(template, parts, header),
+        header=header,
+        end=end,
+        follows=follows,
+        tail="" if end or follows else after.strip(),
+        arguments_as_text=_wants_text(template, parts),
+    )
+
+
+def thoughts_of(message: Message) -> tuple[str, str]:
+    """What the model thought and what it said; either may be empty."""
+    content = str(message.get("content") or "")
+    inline = _THOUGHTS.fullmatch(content)
+    field = next((str(message[key]) for key in REASONING if message.get(key)), "")
+    return (field or inline[1], inline[2]) if inline else (field, content)
+
+
+def common(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _with_thoughts(message: Message, form: Thoughts) -> Message:
+    thought, said = thoughts_of(message)
+    if form is Thoughts.AS_WRITTEN or not thought:
+        return message
+    rest = {key: value for key, value in message.items() if key not in REASONING}
+    if form is Thoughts.FIELD:
+        return rest | {"content": said, "reasoning_content": thought.strip()}
+    opened, closed = ("<think>", "</think>") if form is Thoughts.INLINE else HIDDEN
+    return rest | {"content": f"{opened}\n{thought.strip()}\n{closed}\n\n{said}"}
+
+
+def _thoughts(template: Template, parts: bool, header: str) -> Thoughts:
+    field = _tried(template, parts, _user(_QUESTION), _assistant(_ANSWER, reasoning_content=_THOUGHT))
+    inline = _tried(template, parts, _user(_QUESTION), _assistant(f"<think>\n{_THOUGHT}\n</think>\n\n{_ANSWER}"))
+    if _THOUGHT in field:
+        return Thoughts.AS_WRITTEN if "".join(field.split()) == "".join(inline.split()) else Thoughts.FIELD
+    if _THOUGHT in inline:
+        return Thoughts.INLINE if "</think>" in template.text or "<think>" in header else Thoughts.AS_WRITTEN
+    return Thoughts.HIDDEN if _OPENED.search(header) and not template.marked else Thoughts.AS_WRITTEN
+
+
+def _wants_text(template: Template, parts: bool) -> bool:
+    """Whether the template fails on arguments that are an object, as most want them, and not on JSON."""
+    as_object = _CALL | {"function": {"name": "finetunecall", "arguments": {"finetune": "argument"}}}
+    texts = [
+        _tried(template, parts, _user(_QUESTION), _assistant("", tool_calls=[call]))
+        for call in (as_object, _as_text(as_object))
+    ]
+    return "finetunecall" not in texts[0] and "finetunecall" in texts[1]
+
+
+def _as_text(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function", call)
+    if not isinstance(function.get("arguments"), dict):
+        return call
+    written = function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}
+    return call | {"function": written} if "function" in call else written
+
+
+def _header(template: Template, parts: bool) -> str:
+    asked, stated = _tried(template, parts, _user(_QUESTION), asks=True), _tried(template, parts, _user(_QUESTION))
+    cut = common(asked, stated)
+    opening = asked.rfind("<", 0, cut)
+    # Two different tokens may begin alike.
+    return asked[opening if opening >= 0 and ">" not in asked[opening:cut] else cut :]
+
+
+def _tried(template: Template, parts: bool, *messages: Message, asks: bool = False) -> str:
+    given = [message | {"content": _parts(message["content"])} if parts else message for message in messages]
+    try:
+        return template.render(given, asks=asks)[0]
+    except Exception:  # whatever a template raises: that is a habit too, and said where a row meets it
+        return ""
+
+
+def _user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def _assistant(content: str, **fields: Any) -> Message:
+    return {"role": "assistant", "content": content, **fields}
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]

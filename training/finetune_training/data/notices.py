@@ -1,0 +1,63 @@
+"""What is to be said of a run's chat templates before anything is trained. Pure, given a tokenizer.
+
+In: the first rows of the sources, a tokenizer and the options. Out: sentences: which of TRL's templates trains, and an end
+of turn that the tokenizer does not know. Raises a User error: the template asks for no such argument, or writes no end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetune_training.chat.habits import habits_of
+from finetune_training.chat.template import Template, check_arguments
+from finetune_training.contract.failure import user_error
+from finetune_training.data.conversations import refuse_endless
+from finetune_training.data.render import Options, template_for
+from finetune_training.sources.rows import Messages, Row
+
+_PIECES = 8
+
+
+def notices(rows: Sequence[Row], tokenizer: Any, options: Options) -> list[str]:
+    """The sentences about the templates that render these rows, each once."""
+    conversations = [row for row in rows if isinstance(row, Messages)]
+    if options.chat_template_args and not conversations:
+        raise user_error(
+            "ChatTemplateArgUnknown",
+            "spec.dataset.chatTemplateArgs is set, and no row is a conversation: no chat template is used.",
+            "Take it out, or set spec.dataset.kind: Messages.",
+        )
+    said: list[str] = []
+    for template in dict.fromkeys(template_for(row, tokenizer, options) for row in conversations):
+        check_arguments(template, options.chat_template_args)
+        refuse_endless(template, tokenizer)
+        said += _of_form(template) + _of_end(template, tokenizer)
+    return list(dict.fromkeys(said))
+
+
+def _of_form(template: Template) -> list[str]:
+    if not template.source:
+        return []
+    return [
+        f"Rows are rendered with TRL's training form of the chat template ({template.source}), which marks what the assistant "
+        "says. The artifact keeps the template itself."
+    ]
+
+
+def _of_end(template: Template, tokenizer: Any) -> list[str]:
+    habits = habits_of(template)
+    if habits.follows:
+        return [
+            f"The chat template ends the assistant's turn with no token of its own: the next role's, {habits.follows!r}, is "
+            "learnt as its end."
+        ]
+    if not habits.tail:
+        return []
+    pieces = tokenizer.tokenize(habits.tail)
+    shown = " ".join(map(repr, pieces[:_PIECES])) + (" …" if len(pieces) > _PIECES else "")
+    return [
+        f"The chat template ends the assistant's turn with {habits.tail!r}, which is no special token of the tokenizer but "
+        f"{len(pieces)} pieces ({shown}): generation will not stop there. Write {tokenizer.eos_token or 'an end token'} "
+        "after it in spec.dataset.chatTemplate."
+    ]
