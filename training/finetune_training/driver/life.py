@@ -20,9 +20,9 @@ from finetune_training.contract.jobfile import identity_in, parse_job, read_text
 from finetune_training.driver.attempt import Attempt, claim, start_anew
 from finetune_training.driver.environment import quiet, set_up_ray
 from finetune_training.driver.request import Request
-from finetune_training.driver.scratch import check_scratch
 from finetune_training.driver.signals import end_at_sigterm
 from finetune_training.events.result import RunResult
+from finetune_training.preflight.scratch import check_scratch
 from finetune_training.show.display import progress_on
 from finetune_training.show.terminal import console_on, show_failure
 from finetune_training.status.writer import StatusWriter, status_for

@@ -30,7 +30,6 @@ from finetune_training.data.shards import DataManifest
 from finetune_training.driver import watch
 from finetune_training.driver.attempt import METRICS, Attempt
 from finetune_training.driver.finish import Finish, Finished, finish
-from finetune_training.driver.preflight import findings, heed
 from finetune_training.driver.ray_cluster import Placement, placement_for, ray_session, run_task, staging_folder
 from finetune_training.driver.repair import Repair
 from finetune_training.driver.request import Request
@@ -49,6 +48,7 @@ from finetune_training.events.progress import (
 )
 from finetune_training.events.result import Evaluations, RunResult, Scores
 from finetune_training.model.fetch import default_cache, fetch_tokenizer
+from finetune_training.preflight.findings import findings, heed
 from finetune_training.show.model_card import render_model_card
 from finetune_training.show.report import ReportInputs, render_report
 from finetune_training.store.located import located

@@ -1,7 +1,7 @@
 """What transformers, PEFT, TRL, DeepSpeed and torch refuse, told as what it is: a field of the job.
 
 In: the spec, and an exception of one of these libraries. Out: a User error that names the field, or nothing: then it is a bug,
-of theirs or of ours. What can be known before Ray starts is checked there (fitness.py, lora.py); these are the errors that
+of theirs or of ours. What can be known before Ray starts is checked there (preflight/); these are the errors that
 only the loaded model, the engine or the device raises. By texts, because these libraries raise ValueError for everything.
 """
 

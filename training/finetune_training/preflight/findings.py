@@ -11,8 +11,9 @@ from pathlib import Path
 
 from finetune_training.contract.spec import MethodType, RunSpec
 from finetune_training.events.progress import Warned
-from finetune_training.model.fitness import Finding, Level, check_fitness, facts_of
 from finetune_training.model.tokenizer import load_tokenizer
+from finetune_training.preflight.finding import Finding, Level
+from finetune_training.preflight.fitness import check_fitness, facts_of
 
 
 def findings(folder: Path, spec: RunSpec) -> list[Finding]:
@@ -21,7 +22,8 @@ def findings(folder: Path, spec: RunSpec) -> list[Finding]:
     found = check_fitness(facts_of(folder, spec, tokenizer))
     if spec.method.type is MethodType.FULL or any(each.error for each in found):
         return found
-    from finetune_training.model.lora import check_adapters, outline
+    from finetune_training.model.lora import outline
+    from finetune_training.preflight.adapters import check_adapters
 
     return [*found, *check_adapters(outline(folder, spec), spec)]
 

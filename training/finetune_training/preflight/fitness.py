@@ -2,7 +2,7 @@
 
 In: a model's folder without its weights (where they are there, their headers are read too), and the spec. Out: `Finding`s: for
 each check what was found, and for what is wrong the User error that a run ends with. Here are the checks that need the
-config and the tokenizer; what LoRA adapts is in lora.py.
+config and the tokenizer; what LoRA adapts is in adapters.py.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from finetune_training.contract.dataset import RowKind
-from finetune_training.contract.failure import FinetuneError, user_error
+from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import RunSpec
-from finetune_training.model.headers import embedding_rows
 from finetune_training.model.modelfiles import CONFIG
+from finetune_training.preflight.finding import Finding, doubtful, good, wrong
+from finetune_training.preflight.headers import embedding_rows
 
 _SHOWN = 4
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
@@ -35,25 +35,6 @@ _NOT_TEXT = re.compile(r"image|audio|video|vision|speech|sound|unused|reserved",
 for them, as Gemma 3 1B."""
 
 
-class Level(StrEnum):
-    """How a check ended."""
-
-    OK = "OK"
-    WARNING = "Warning"
-    ERROR = "Error"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found. `error`: what a run ends with, where `level` is ERROR."""
-
-    check: str
-    level: Level
-    message: str
-    remedy: str = ""
-    error: FinetuneError | None = None
-
-
 @dataclass(frozen=True)
 class Facts:
     """What the checks look at. `config`: of the language model, where it is part of another one. `embeddings`: how many tokens
@@ -64,18 +45,6 @@ class Facts:
     embeddings: int | None
     tokenizer: Any
     template: str
-
-
-def good(check: str, message: str) -> Finding:
-    return Finding(check, Level.OK, message)
-
-
-def doubtful(check: str, message: str, remedy: str) -> Finding:
-    return Finding(check, Level.WARNING, message, remedy)
-
-
-def wrong(check: str, error: FinetuneError) -> Finding:
-    return Finding(check, Level.ERROR, error.failure.message, error.failure.remedy, error)
 
 
 def facts_of(folder: Path, spec: RunSpec, tokenizer: Any) -> Facts:
@@ -227,7 +196,7 @@ def quantization(facts: Facts) -> Iterator[Finding]:
 
 def context_of(config: dict[str, Any]) -> int | None:
     """How many tokens the model takes, as far as its config says so, with what rotary scaling adds."""
-    said = next((config[name] for name in _CONTEXT if isinstance(config.get(name), int)), None)
+    said: int | None = next((config[name] for name in _CONTEXT if isinstance(config.get(name), int)), None)
     if said is None:
         return None
     scaling = config.get("rope_scaling") or config.get("rope_parameters")

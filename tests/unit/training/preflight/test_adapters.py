@@ -9,8 +9,9 @@ import pytest
 
 from finetune_training.contract.failure import FinetuneError
 from finetune_training.contract.spec import RunSpec
-from finetune_training.model.fitness import Finding, Level
-from finetune_training.model.lora import check_adapters, outline, targets
+from finetune_training.model.lora import outline, targets
+from finetune_training.preflight.adapters import check_adapters
+from finetune_training.preflight.finding import Finding, Level
 from tests.tiny import write_model
 
 

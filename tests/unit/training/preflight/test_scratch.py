@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from finetune_training.contract.failure import Failure, FailureClass, FinetuneError, Reason
-from finetune_training.driver import scratch
-from finetune_training.driver.scratch import check_scratch, ray_folder
+from finetune_training.preflight import scratch
+from finetune_training.preflight.scratch import check_scratch, ray_folder
 
 SESSION = "session_2026-11-29_08-41-01_123456_4194304"
 
@@ -54,7 +55,7 @@ def test_a_long_path_gets_a_short_one_and_the_bytes_stay_where_they_should(
 
 def test_a_path_that_just_fits_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     room = scratch._SOCKET - scratch._BELOW
-    folder = Path(scratch.tempfile.mkdtemp(prefix="ft-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="ft-", dir="/tmp"))
     try:
         fits = folder / ("x" * (room - len(str(folder)) - 1))
         fits.mkdir()
@@ -87,7 +88,7 @@ def test_a_folder_that_cannot_be_used_is_told_by_its_variable(
 ) -> None:
     monkeypatch.setenv(name, folder)
     if folder == "/proc":
-        monkeypatch.setattr(scratch.tempfile, "TemporaryFile", forbidden)
+        monkeypatch.setattr(tempfile, "TemporaryFile", forbidden)
         why = "cannot be written"
     failure = refused(check_scratch)
     assert failure.message.startswith(f"{name}: {folder} {why}")
@@ -96,7 +97,7 @@ def test_a_folder_that_cannot_be_used_is_told_by_its_variable(
 
 def test_a_disk_without_space_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(scratch.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
     with pytest.raises(FinetuneError) as raised:
         check_scratch()
     failure = raised.value.failure
