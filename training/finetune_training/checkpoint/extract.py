@@ -108,7 +108,8 @@ def _write_adapter(spec: RunSpec, base: Path, weights: dict[str, Any], name: str
     """Needs the base model's shape, not its weights."""
     from finetune_training.checkpoint.weights import trained_only
     from finetune_training.model.export import name_base
-    from finetune_training.model.model import DTYPES, empty_adapter, load_tokenizer
+    from finetune_training.model.lora import empty_adapter
+    from finetune_training.model.model import DTYPES, load_tokenizer
 
     model, dtype = empty_adapter(base, spec), DTYPES[spec.training.precision]
     trained = {each: tensor.to(dtype) for each, tensor in trained_only(model, weights, name=name).items()}

@@ -22,6 +22,7 @@ from finetune_training.driver.environment import quiet, set_up_ray
 from finetune_training.driver.request import Request
 from finetune_training.driver.signals import end_at_sigterm
 from finetune_training.events.result import RunResult
+from finetune_training.preflight.scratch import check_scratch
 from finetune_training.show.display import progress_on
 from finetune_training.show.terminal import console_on, show_failure
 from finetune_training.status.writer import StatusWriter, status_for
@@ -48,6 +49,7 @@ def live(job_file: Path, workers: int | None, *, fresh: bool, console: Console) 
     text = read_text(job_file)
     with status_for(identity_in(text)) as status:
         try:
+            check_scratch()
             request = Request(parse_job(text, name=str(job_file)), text, workers)
             done = _done(request, status, console, fresh=fresh)
         except AttemptFailed:  # told at once, before its logs were kept

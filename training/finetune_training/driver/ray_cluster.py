@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from finetune_training.contract.environment import STATUS
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import RunSpec
 from finetune_training.driver.signals import end_at_sigterm
+from finetune_training.preflight.scratch import ray_folder
 
 logger = logging.getLogger(__name__)
 Argument = TypeVar("Argument")
@@ -55,10 +56,19 @@ class Placement:
 def ray_session(*, cpus: int = 1) -> Iterator[None]:
     """Connect to the cluster of RAY_ADDRESS, or start Ray here, with room for `cpus` tasks at a time, and end it
     afterwards. When this machine is told to end, so is this process."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
-    if is_embedded():
-        quiet |= {"address": "local", "num_cpus": max(os.cpu_count() or 1, cpus), "include_dashboard": False}
-    ray.init(**quiet)
+    own: AbstractContextManager[str | None] = ray_folder() if is_embedded() else nullcontext()
+    with own as folder:
+        quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
+        if folder:
+            quiet |= {"address": "local", "num_cpus": max(os.cpu_count() or 1, cpus), "include_dashboard": False}
+            quiet["_temp_dir"] = folder
+        ray.init(**quiet)
+        with _connected():
+            yield
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
     end_at_sigterm()  # Ray has set a handler that ends the process without a word
     here = ray.get_runtime_context().get_node_id()
 

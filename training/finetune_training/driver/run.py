@@ -48,7 +48,7 @@ from finetune_training.events.progress import (
 )
 from finetune_training.events.result import Evaluations, RunResult, Scores
 from finetune_training.model.fetch import default_cache, fetch_tokenizer
-from finetune_training.model.modelfiles import check_context
+from finetune_training.preflight.findings import findings, heed
 from finetune_training.show.model_card import render_model_card
 from finetune_training.show.report import ReportInputs, render_report
 from finetune_training.store.located import located
@@ -115,7 +115,8 @@ class _Run:
         if on_hub and self._resolution:
             job = _with_revision(job, self._resolution.model_revision)
         fetched = fetch_tokenizer(job.spec.model, cache=default_cache())
-        check_context(fetched.folder, job.spec.dataset.max_length)
+        if self._resolution is None:  # else an attempt before this one has passed
+            heed(findings(fetched.folder, job.spec), self._tell)
         return (_with_revision(job, fetched.revision) if on_hub else job), fetched.folder
 
     def _data(self, job: Job, tokenizer_folder: Path) -> DataManifest:

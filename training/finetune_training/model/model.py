@@ -1,7 +1,7 @@
-"""The base model and its tokenizer, from a local folder; what of it is trained.
+"""The base model and its tokenizer, from a local folder.
 
-In: a folder (fetch.py) and the spec. Out: a transformers model in the run's precision, and PEFT's config for LoRA. Anything
-that transformers cannot load is the user's to know: which file, which class, what to do.
+In: a folder (fetch.py) and the spec. Out: a transformers model in the run's precision. Anything that transformers cannot load
+is the user's to know: which file, which class, what to do.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Any
 
 import deepspeed
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_training.chat.forms import with_arguments
-from finetune_training.contract.failure import user_error
-from finetune_training.contract.spec import MethodType, Precision, RunSpec
+from finetune_training.contract.failure import FailureClass, classify
+from finetune_training.contract.spec import Precision, RunSpec
 from finetune_training.model import tokenizer as tokenizers
+from finetune_training.model.refusals import not_loadable
 
 ATTENTION = {"SDPA": "sdpa", "Eager": "eager", "FlashAttention2": "flash_attention_2"}
 DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
@@ -50,38 +51,12 @@ def load_model(folder: Path, spec: RunSpec) -> PreTrainedModel:
         options["attn_implementation"] = ATTENTION[spec.model.attention]
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise user_error(
-            "ModelNotLoadable",
-            f"{spec.model.uri} is no causal language model that transformers can load.",
-            _remote_code(error),
-            detail=str(error)[:600],
-        ) from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
+        if classify(error).cls is not FailureClass.UNKNOWN:  # a full disk, memory, a lost peer
+            raise
+        raise not_loadable(spec, error) from error
     model.config.use_cache = False
     return model
-
-
-def lora_config(spec: RunSpec) -> LoraConfig | None:
-    """PEFT's config, None for a Full run."""
-    if spec.method.type is MethodType.FULL:
-        return None
-    lora = spec.method.lora
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-
-
-def empty_adapter(folder: Path, spec: RunSpec) -> PeftModel:
-    """The model of a LoRA run as an outline, without a byte of weights."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.model.trust_remote_code)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.model.trust_remote_code)
-        return get_peft_model(model, lora_config(spec))
 
 
 def save_weights(trainer: Any, folder: Path) -> None:
@@ -108,9 +83,3 @@ def save_weights(trainer: Any, folder: Path) -> None:
 def flattens(model: PreTrainedModel) -> bool:
     """Whether this attention implementation wants all documents of a batch in one row (varlen kernels)."""
     return getattr(model.config, "_attn_implementation", "") in FLATTENED
-
-
-def _remote_code(error: Exception) -> str:
-    if "trust_remote_code" in str(error):
-        return "The model brings its own code: read it, then set spec.model.trustRemoteCode: true."
-    return "Check spec.model.uri: the folder needs config.json, weights (*.safetensors) and tokenizer files."

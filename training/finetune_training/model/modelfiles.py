@@ -2,15 +2,13 @@
 
 In: the names of the files in a folder, on a hub, in a store or on this machine. Out: those that transformers needs, the
 weights in one format only (safetensors before .bin), or the reason why this folder is no model. Names are enough, so a
-wrong URI is found before a byte of weights is moved. And what its config says that matters before the model is loaded.
+wrong URI is found before a byte of weights is moved.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from enum import StrEnum
-from pathlib import Path
 
 from finetune_training.contract.failure import user_error
 
@@ -25,7 +23,6 @@ _WEIGHTS = (
 """In the order in which transformers looks for them; the first that is there is taken, the others are duplicates."""
 _INDEXES = {_WEIGHTS[1]: "model.safetensors.index.json", _WEIGHTS[3]: "pytorch_model.bin.index.json"}
 _ADAPTER_WEIGHTS = (r"adapter_model\.safetensors", r"adapter_model\.bin")
-_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 _SMALL = re.compile(r"[^/]+\.(json|txt|model|jinja|tiktoken)|LICENSE[^/]*")
 _TOKENIZER = re.compile(r"tokenizer\.json|vocab\.(json|txt)|tekken\.json|[^/]+\.(model|tiktoken)")
 
@@ -91,16 +88,3 @@ def _weights(names: list[str], patterns: tuple[str, ...], uri: str) -> list[str]
         f"{uri} has no weights that transformers loads: no model*.safetensors and no pytorch_model*.bin.",
         f"Convert what it has ({', '.join(others[:4])}) by save_pretrained." if others else "Name another folder.",
     )
-
-
-def check_context(folder: Path, max_length: int) -> None:
-    """Raises a User error when samples of `max_length` tokens are longer than what the model in `folder` says it takes."""
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    text_config = config.get("text_config", config)
-    limit = next((text_config[name] for name in _CONTEXT if isinstance(text_config.get(name), int)), None)
-    if limit is not None and max_length > limit:
-        raise user_error(
-            "SamplesTooLong",
-            f"spec.dataset.maxLength: {max_length} is more than the {limit} tokens that this model takes.",
-            f"Set it to {limit} or less.",
-        )

@@ -29,7 +29,9 @@ from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import Offload, Precision, RunSpec, Scheduler
 from finetune_training.data.shards import IGNORE
 from finetune_training.model.engine import MAX_GRAD_NORM
-from finetune_training.model.model import flattens, lora_config
+from finetune_training.model.lora import lora_config
+from finetune_training.model.model import flattens
+from finetune_training.model.refusals import refusal
 from finetune_training.model.state import state_bytes, without_frozen
 from finetune_training.worker.position import EMPTY, Plan
 
@@ -219,6 +221,8 @@ def sft_config(
     try:
         return SFTConfig(**{**defaults, **training.extra, **ours})
     except (ValueError, TypeError, ImportError) as error:
+        if (refused := refusal(error, spec)) is not None:
+            raise refused from error
         raise user_error(
             "InvalidExtra",
             f"spec.training.extra or spec.deepspeed.config has a value that cannot be used: {str(error).strip()[:300]}",

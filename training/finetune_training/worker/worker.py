@@ -24,6 +24,7 @@ from finetune_training.data.shards import Shard, fetch_shards
 from finetune_training.events.progress import Report, Resumed, Stage, StageStarted, Trained, Warned
 from finetune_training.model.engine import deepspeed_config, merged
 from finetune_training.model.fetch import default_cache, fetch_model
+from finetune_training.model.refusals import by_field
 from finetune_training.worker.position import Plan
 from finetune_training.worker.start import Start, start
 from finetune_training.worker.task import Context, Task
@@ -43,14 +44,16 @@ def train(task: Task, context: Context) -> None:
 
     with closing(_checkpointer(task, world, begin, say)) as checkpointer:
         validation = _validation(task, world)
-        trainer = _trainer(task, world, begin, model_folder)
+        with by_field(task.job.spec):
+            trainer = _trainer(task, world, begin, model_folder)
         steps = Steps(
             trainer, begin, task.job.spec, world=world, report=say, checkpointer=checkpointer, validation=validation
         )
         trainer.add_callback(steps)
         if begin.restored:
             say(Resumed(begin.step, begin.restored.uri))
-        trainer.train(resume_from_checkpoint=str(begin.folder) if begin.folder else None)
+        with by_field(task.job.spec):
+            trainer.train(resume_from_checkpoint=str(begin.folder) if begin.folder else None)
         steps.finish()
         if not steps.interrupted:
             _publish_weights(task, world, trainer)

@@ -1,0 +1,1 @@
+"""What is looked at before Ray starts: model, tokenizer, job, the temporary folder."""
