@@ -17,6 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import MethodType, Precision, RunSpec
 from finetune_training.model import tokenizer as tokenizers
+from finetune_training.model.artifact import Origin, complete_adapter
+from finetune_training.model.export import write_model
 
 ATTENTION = {"SDPA": "sdpa", "Eager": "eager", "FlashAttention2": "flash_attention_2"}
 DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
@@ -80,8 +82,8 @@ def empty_adapter(folder: Path, spec: RunSpec) -> PeftModel:
         return get_peft_model(model, lora_config(spec))
 
 
-def save_weights(trainer: Any, folder: Path) -> None:
-    """Collective. What was trained, as transformers or PEFT load it, and the tokenizer; written by rank 0.
+def save_weights(trainer: Any, folder: Path, origin: Origin) -> None:
+    """Collective. What was trained, as it is used without us; written by rank 0.
 
     Under ZeRO-3 only the trained parameters are gathered: of a LoRA run the adapter, never the base model.
     """
@@ -89,16 +91,21 @@ def save_weights(trainer: Any, folder: Path) -> None:
     trainer.model_wrapped.empty_partition_cache()
     model = trainer.model
     if not isinstance(model, PeftModel):
-        model.config.use_cache = True  # off for training only
-        trainer.save_model(str(folder))
-        (folder / "training_args.bin").unlink(missing_ok=True)
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if trainer.args.should_save:
+            model.config.use_cache = True  # off for training only
+            write_model(model, folder, origin, weights=weights)
         return
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with deepspeed.zero.GatheredParameters(trained):
         if trainer.args.should_save:
             model.save_pretrained(str(folder), save_embedding_layers=False)
-            trainer.processing_class.save_pretrained(str(folder))
-            (folder / "README.md").unlink(missing_ok=True)
+            complete_adapter(folder, origin)
+
+
+def origin_of(base: Path, spec: RunSpec) -> Origin:
+    """What an artifact of a run has from the base model in `base`, and from the run."""
+    return Origin(base, spec.model.trust_remote_code, spec.dataset.chat_template)
 
 
 def flattens(model: PreTrainedModel) -> bool:

@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from finetune_training.contract.failure import user_error
 from finetune_training.store.digest import sha256_of
 
@@ -23,6 +25,8 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", "
 _PROSE = (".md", ".txt.gz", ".png", ".jpg", ".pdf", "LICENSE", "NOTICE", "generation_config.json")
 _LARGEST = 50 * 2**20
 _REMOTE_CODE = "transformers_modules"
+_SENTINEL = "finetune"
+"""An answer that no template cuts, changes or repeats."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,20 @@ def portable(folder: Path, *, trust_remote_code: bool) -> Portable:
         files = tuple((str(path.relative_to(folder)), path.read_bytes()) for path in tokenizer_files(folder))
         return Portable(b"", files)
     return Portable(pickle.dumps(tokenizer))
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The special token that follows the assistant's words in the chat template; None: there is none."""
+    if not tokenizer.chat_template:
+        return None
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except (TemplateError, TypeError):
+        return None  # such a template fails where it is used; plain texts do not use it
+    tokens = tokenizer(text.rpartition(_SENTINEL)[2].lstrip(), add_special_tokens=False)["input_ids"]
+    added = tokenizer.added_tokens_decoder
+    return int(tokens[0]) if tokens and tokens[0] in added and added[tokens[0]].special else None
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,7 @@
 """What a model is asked: rows and texts → prompts → tokens.
 
-In: a row of a file, or a text, and a tokenizer. Out: the tokens that generation starts from, and the token with which the
-chat template ends a turn. No torch here: the CPU stage of batch inference does this in processes that have no model.
+In: a row of a file, or a text, and a tokenizer. Out: the tokens that generation starts from. No torch here: the CPU stage of
+batch inference does this in processes that have no model.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from finetune_training.data.rows import Message, Messages, Row, Shape, convert
 
 Prompt = str | Sequence[Message]
 COLUMNS = ("messages", "prompt")
-_SENTINEL = "finetune"
-"""An answer that no template cuts, changes or repeats."""
 
 
 def prompt_of(row: dict[str, Any], *, column: str, where: str) -> Prompt:
@@ -73,20 +71,6 @@ def _render(tokenizer: Any, messages: Sequence[Message], *, add_generation_promp
             f"The model's chat template cannot render these messages: {error}",
             "Check the roles and their order: most templates want user and assistant in turns.",
         ) from error
-
-
-def end_of_turn(tokenizer: Any) -> int | None:
-    """The special token that follows the assistant's words in the chat template; None: there is none."""
-    if not tokenizer.chat_template:
-        return None
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
-    try:
-        after = _render(tokenizer, turns, add_generation_prompt=False).rpartition(_SENTINEL)[2].lstrip()
-    except FinetuneError:
-        return None  # such a template fails where it is used; plain texts do not use it
-    tokens = tokenizer(after, add_special_tokens=False)["input_ids"]
-    added = tokenizer.added_tokens_decoder
-    return int(tokens[0]) if tokens and tokens[0] in added and added[tokens[0]].special else None
 
 
 def _no_column(row: dict[str, Any], message: str, where: str) -> FinetuneError:

@@ -34,7 +34,7 @@ def test_weights_come_in_one_format_only(weights: list[str], expected: list[str]
 
 
 def test_pictures_other_formats_and_folders_stay_where_they_are() -> None:
-    others = ["README.md", "loss.png", ".gitattributes", "onnx/model.onnx", "original/params.json", "model.Q4.gguf"]
+    others = ["loss.png", ".gitattributes", "onnx/model.onnx", "original/params.json", "model.Q4.gguf"]
     assert choose([*SMALL, "model.safetensors", *others]) == sorted([*SMALL, "model.safetensors"])
 
 
