@@ -28,7 +28,6 @@ from finetune_training.contract.batch import Batch
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import Offload, Precision, RunSpec, Scheduler
 from finetune_training.data.shards import IGNORE
-from finetune_training.events.progress import Likelihoods
 from finetune_training.model.engine import MAX_GRAD_NORM
 from finetune_training.model.model import flattens, lora_config
 from finetune_training.model.state import state_bytes, without_frozen
@@ -179,21 +178,6 @@ class ExactSFTTrainer(SFTTrainer):  # type: ignore[misc]
         model.train()
         loss, tokens = self.accelerator.reduce(totals, reduction="sum").tolist()
         return loss / max(tokens, 1.0), int(tokens)
-
-    @torch.no_grad()
-    def likelihoods(self, rows: list[list[int]]) -> tuple[Likelihoods, ...]:
-        """What the model makes of `rows`, computed as `held_out_loss` is. Collective: every rank takes all of them."""
-        model, precision = self.model_wrapped, torch.get_float32_matmul_precision()
-        model.eval()
-        torch.set_float32_matmul_precision("highest")  # TF32 would blur what FP32 can tell apart
-        found = []
-        for row in rows:
-            sample = {"input_ids": row, "labels": row, "seq_lengths": [len(row)]}
-            outputs = model(**self._prepare_inputs(self.data_collator([sample])), fused_lm_head=True)
-            found.append(Likelihoods(row, outputs.log_probs.float().flatten().tolist()))
-        torch.set_float32_matmul_precision(precision)
-        model.train()
-        return tuple(found)
 
 
 def sft_config(

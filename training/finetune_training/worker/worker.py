@@ -41,6 +41,7 @@ def train(task: Task, context: Context) -> None:
         say(Warned("This CPU computes BF16 in software: spec.training.precision FP32 is some six times faster here."))
     begin = start(task, world, say)
     from finetune_training.worker.steps import Steps  # seconds, and the driver imports this module too
+    from finetune_training.worker.witness import witness
 
     with closing(_checkpointer(task, world, begin, say)) as checkpointer:
         validation = _validation(task, world)
@@ -55,7 +56,7 @@ def train(task: Task, context: Context) -> None:
         steps.finish()
         likelihoods = ()
         if not steps.interrupted:
-            likelihoods = trainer.likelihoods(_compared(trainer.train_dataset if validation is None else validation))
+            likelihoods = witness(trainer, trainer.train_dataset if validation is None else validation)
             _leave_weights(task, world, trainer, model_folder)
         say(Trained(trainer.state.global_step, steps.interrupted, likelihoods))
 
@@ -151,13 +152,6 @@ def _dataset(task: Task, world: World, shards: list[Shard]) -> Any:
         return None
     paths = _first_of_node(world, lambda: fetch_shards(task.data_store, shards, task.staging / "data"))
     return concatenate_datasets([Dataset.from_file(str(path)) for path in paths]).with_format("numpy")
-
-
-def _compared(dataset: Any) -> list[list[int]]:
-    """The rows by which the artifacts are compared with the model that was evaluated."""
-    from finetune_training.model.comparison import ROWS, rows_of
-
-    return rows_of(dataset[index] for index in range(min(len(dataset), 4 * ROWS)))
 
 
 def _leave_weights(task: Task, world: World, trainer: Any, model_folder: Path) -> None:
