@@ -80,7 +80,7 @@ def _complete(folder: Path, origin: Origin, *, adapter: bool) -> None:
 
 def _copy(folder: Path, base: Path, *, remote_code: bool) -> None:
     """What of the base is neither weights nor one of the files that need a look."""
-    names = [path.name for path in base.iterdir() if path.is_file()]
+    names = [path.name for path in base.iterdir() if path.is_file() and not path.name.startswith(".")]
     chosen = choose_files(names, uri=str(base), parts=Parts.TOKENIZER, remote_code=remote_code)
     for name in chosen:
         if name not in (CONFIG, ADAPTER_CONFIG, TOKENIZER, GENERATION):

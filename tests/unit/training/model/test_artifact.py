@@ -38,7 +38,8 @@ def base(tmp_path: Path) -> Path:
     (folder / "LICENSE").write_text("Do good.")
     (folder / "NOTICE.txt").write_text("Made by somebody.")
     (folder / "README.md").write_text("---\nlicense: other\nlicense_name: good\nlicense_link: LICENSE\n---\n# A base\n")
-    (folder / "picture.png").write_bytes(b"png")
+    for name in ("picture.png", ".hidden.json"):
+        (folder / name).write_bytes(b"not for others")
     return folder
 
 
@@ -59,7 +60,7 @@ def test_what_training_has_not_changed_is_the_bases_byte_for_byte(base: Path, tm
     _write(base / "tokenizer_config.json", {**_read(base / "tokenizer_config.json"), "padding_side": "left"})
     _write(base / "generation_config.json", {"eos_token_id": [0, IM_END], "pad_token_id": 0, "temperature": 0.6})
     out = whole(base, tmp_path / "out")
-    expected = {path.name for path in base.iterdir()} - {"README.md", "picture.png"} | {"README-base.md"}
+    expected = {path.name for path in base.iterdir()} - {"README.md", "picture.png", ".hidden.json"} | {"README-base.md"}
     assert {path.name for path in out.iterdir()} == expected
     for name in expected - {"model.safetensors", "README-base.md"}:
         assert (out / name).read_bytes() == (base / name).read_bytes(), name

@@ -38,6 +38,11 @@ def test_pictures_other_formats_and_folders_stay_where_they_are() -> None:
     assert choose([*SMALL, "model.safetensors", *others]) == sorted([*SMALL, "model.safetensors"])
 
 
+def test_what_a_model_may_be_used_for_comes_along() -> None:
+    prose = ["LICENSE.txt", "NOTICE", "README.md"]
+    assert choose([*SMALL, "model.safetensors", *prose, "USAGE.md"]) == sorted([*SMALL, "model.safetensors", *prose])
+
+
 def test_code_comes_along_only_when_it_is_trusted() -> None:
     names = [*SMALL, "model.safetensors", "modeling_new.py", "tools/convert.py"]
     assert "modeling_new.py" not in choose(names)
