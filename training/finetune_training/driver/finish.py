@@ -18,7 +18,7 @@ from typing import Any
 
 from finetune_training.checkpoint.run_folder import TRAINED
 from finetune_training.contract.failure import FinetuneError, infrastructure_error
-from finetune_training.contract.spec import ArtifactFormat, Job, MethodType
+from finetune_training.contract.spec import ArtifactFormat, Job, MethodType, Precision
 from finetune_training.events.progress import Likelihoods
 from finetune_training.events.result import Artifact, Sample
 from finetune_training.model.fetch import default_cache, fetch_model
@@ -76,7 +76,7 @@ def _trained(task: Finish, base: Path, folder: Path, trained: ArtifactFormat) ->
             if adapter
             else load_language_model(folder, trust_remote_code=trust)
         )
-    said = _compared(task.likelihoods, tuned.model, trained, "the model that was evaluated")
+    said = _compared_with_evaluated(task, tuned.model, trained)
     if not task.prompts:
         return [], said
     after = _ask(tuned, task)
@@ -100,15 +100,27 @@ def _merged(task: Finish, base: Path, adapter: Path, said: Sequence[Likelihoods]
     with _unloadable(kind):
         model = load_plain(folder, trust_remote_code=spec.model.trust_remote_code)
     _compared(said, model, kind, "the base model with the adapter")
-    _compared(task.likelihoods, model, kind, "the model that was evaluated")
+    _compared_with_evaluated(task, model, kind)
     return folder
 
 
-def _compared(said: Sequence[Likelihoods], model: Any, kind: ArtifactFormat, what: str) -> list[Likelihoods]:
+def _compared_with_evaluated(task: Finish, model: Any, kind: ArtifactFormat) -> list[Likelihoods]:
+    """The ranks computed in the run's precision, whatever that of the base is."""
+    precision = task.job.spec.training.precision
+    return _compared(task.likelihoods, model, kind, "the model that was evaluated", precision)
+
+
+def _compared(
+    said: Sequence[Likelihoods],
+    model: Any,
+    kind: ArtifactFormat,
+    what: str,
+    computed_in: Precision = Precision.FP32,
+) -> list[Likelihoods]:
     from finetune_training.model.comparison import check_alike, likelihoods
 
     found = likelihoods(model, [row.tokens for row in said])
-    check_alike(said, found, model=model, names=(what, f"The {kind.value} artifact"))
+    check_alike(said, found, model=model, names=(what, f"The {kind.value} artifact"), computed_in=computed_in)
     return found
 
 

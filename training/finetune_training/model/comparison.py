@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 
 from finetune_training.contract.failure import infrastructure_error
+from finetune_training.contract.spec import Precision
 from finetune_training.events.progress import Likelihoods
 
 ROWS: Final = 4
@@ -63,10 +64,17 @@ def likelihoods(model: Any, rows: Sequence[list[int]]) -> list[Likelihoods]:
 
 
 def check_alike(
-    wanted: Sequence[Likelihoods], found: Sequence[Likelihoods], *, model: Any, names: tuple[str, str]
+    wanted: Sequence[Likelihoods],
+    found: Sequence[Likelihoods],
+    *,
+    model: Any,
+    names: tuple[str, str],
+    computed_in: Precision = Precision.FP32,
 ) -> None:
-    """Raise a failure when `model`, which has said `found`, is not what has said `wanted`. `names`: what the two are."""
-    apart, tolerated = difference(wanted, found), tolerance(model)
+    """Raise a failure when `model`, which has said `found`, is not what has said `wanted`. `names`: what the two are.
+    `computed_in`: how the first was computed, where that may be coarser than the weights of `model`."""
+    exact = computed_in is Precision.FP32 and is_exact(model)
+    apart, tolerated = difference(wanted, found), TOLERANCE_FP32 if exact else TOLERANCE
     if apart <= tolerated:
         return
     raise infrastructure_error(
@@ -90,10 +98,9 @@ def difference(wanted: Sequence[Likelihoods], found: Sequence[Likelihoods]) -> f
     return apart if math.isfinite(apart) else math.inf
 
 
-def tolerance(model: Any) -> float:
-    """By the coarsest precision among its weights."""
-    exact = all(weight.dtype in (torch.float32, torch.float64) for weight in model.parameters())
-    return TOLERANCE_FP32 if exact else TOLERANCE
+def is_exact(model: Any) -> bool:
+    """Whether no weight of it is coarser than FP32."""
+    return all(weight.dtype in (torch.float32, torch.float64) for weight in model.parameters())
 
 
 def _mean(said: Sequence[Likelihoods]) -> float:

@@ -28,7 +28,9 @@ ROWS = [list(range(20, 60)), list(range(100, 160)), [7, 301, 44, 12, 90, 3, 211]
 class Trained:
     """A run whose ranks are done: what they have left, and what they made of the rows."""
 
-    def __init__(self, folder: Path, *, method: str = "LoRA", targets: Any = "all-linear", **config: Any) -> None:
+    def __init__(
+        self, folder: Path, *, method: str = "LoRA", targets: Any = "all-linear", precision: str = "FP32", **config: Any
+    ) -> None:
         self.folder, self.out = folder, folder / "out"
         self.base = write_tiny(folder / "base", initializer_range=0.2, **config)
         self.store = Store(str(folder / "run"))
@@ -44,7 +46,7 @@ class Trained:
         else:
             model.model.layers[0].mlp.up_proj.weight.data.mul_(1.5)
             write_model(model, left, Origin(self.base, False))
-        self.left, self.said = left, likelihoods(model, ROWS)
+        self.left, self.said = left, likelihoods(model.bfloat16() if precision == "BF16" else model, ROWS)
         output = [{"format": "Merged", "uri": str(self.out / "merged")}]
         if method == "LoRA":
             output = [{"format": "Adapter", "uri": str(self.out / "adapter")}, *output]
@@ -52,6 +54,7 @@ class Trained:
             "model": {"uri": str(self.base)},
             "dataset": {"train": [{"uri": "unused"}]},
             "method": {"type": method},
+            "training": {"precision": precision},
             "output": output,
         }
         self.job = Job.model_validate({"name": "run", "spec": spec})
@@ -87,6 +90,12 @@ def test_what_says_the_same_is_published_and_what_the_ranks_left_is_gone(
         for folder in (tmp_path / "run" / "result" / kind.lower(), run.out / kind.lower()):
             assert {path.name for path in folder.iterdir()} == names
     assert not run.left.exists()
+
+
+@pytest.mark.parametrize("method", ["LoRA", "Full"])
+def test_a_base_that_is_finer_than_the_run_differs_by_what_the_run_has_rounded(method: str, tmp_path: Path) -> None:
+    run = Trained(tmp_path, method=method, precision="BF16")
+    assert run.finish().artifacts
 
 
 def test_a_merged_model_that_is_broken_on_purpose_publishes_nothing(

@@ -60,7 +60,9 @@ def test_what_training_has_not_changed_is_the_bases_byte_for_byte(base: Path, tm
     _write(base / "tokenizer_config.json", {**_read(base / "tokenizer_config.json"), "padding_side": "left"})
     _write(base / "generation_config.json", {"eos_token_id": [0, IM_END], "pad_token_id": 0, "temperature": 0.6})
     out = whole(base, tmp_path / "out")
-    expected = {path.name for path in base.iterdir()} - {"README.md", "picture.png", ".hidden.json"} | {"README-base.md"}
+    expected = {path.name for path in base.iterdir()} - {"README.md", "picture.png", ".hidden.json"} | {
+        "README-base.md"
+    }
     assert {path.name for path in out.iterdir()} == expected
     for name in expected - {"model.safetensors", "README-base.md"}:
         assert (out / name).read_bytes() == (base / name).read_bytes(), name
