@@ -22,7 +22,7 @@ from finetune_training.checkpoint.world import TorchWorld, World
 from finetune_training.contract.batch import batch_of
 from finetune_training.contract.spec import MethodType, Precision
 from finetune_training.data.shards import Shard, fetch_shards
-from finetune_training.events.progress import Report, Resumed, Stage, StageStarted, Trained, Warned
+from finetune_training.events.progress import Likelihoods, Report, Resumed, Stage, StageStarted, Trained, Warned
 from finetune_training.model.engine import deepspeed_config, merged
 from finetune_training.model.fetch import default_cache, fetch_model
 from finetune_training.worker.position import Plan
@@ -54,7 +54,7 @@ def train(task: Task, context: Context) -> None:
             say(Resumed(begin.step, begin.restored.uri))
         trainer.train(resume_from_checkpoint=str(begin.folder) if begin.folder else None)
         steps.finish()
-        likelihoods = ()
+        likelihoods: tuple[Likelihoods, ...] = ()
         if not steps.interrupted:
             likelihoods = witness(trainer, trainer.train_dataset if validation is None else validation)
             _leave_weights(task, world, trainer, model_folder)

@@ -47,7 +47,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("make setup has not made build/tools/uv")
     python = folder / "bin" / "python"
     subprocess.run([uv, "venv", "--quiet", "--clear", "--python", "3.11", folder], check=True, timeout=120)
-    install = [uv, "pip", "install", "--quiet", "--python", python, "transformers==4.57.*"]
+    install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", python, "transformers==4.57.*"]
     subprocess.run(install, check=True, timeout=600, env={**os.environ, "UV_LINK_MODE": "copy"})
     packages = folder / "lib" / "python3.11" / "site-packages"
     (packages / "zz-torch.pth").write_text(sysconfig.get_path("purelib"))
@@ -61,7 +61,9 @@ def asked(python: Path, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("written_by", [4, 5])
-def test_it_has_the_rotary_base_and_stops_at_its_end_token(written_by: int, python: Path, tmp_path: Path) -> None:
+def test_an_artifact_has_its_rotary_base_in_transformers_4_and_stops_at_its_end_token(
+    written_by: int, python: Path, tmp_path: Path
+) -> None:
     rope = {"rope_type": "default", "rope_theta": 100000.0}
     base = write_tiny(tmp_path / "base", rope_parameters=rope, initializer_range=0.4, tie_word_embeddings=False)
     config = json.loads((base / "config.json").read_text())
