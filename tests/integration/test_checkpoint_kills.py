@@ -22,7 +22,7 @@ from tests.tiny import write_model
 RANKS, STEPS, BATCH = 2, 4, 4
 # Ranks wait for each other most of the time.
 _AT_ONCE = 3
-WEIGHTS = "result/merged/model.safetensors"
+WEIGHTS = "trained/merged/model.safetensors"
 
 
 @pytest.fixture(scope="module")

@@ -86,15 +86,13 @@ def test_the_last_checkpoint_is_exported_as_the_run_has_published_it(
     run = runs[0] / name
     method = RUNS[name][0]
     out = exported(run, tmp_path / "out", tmp_path / "staging")
-    published = run / "result" / ("adapter" if method == "LoRA" else "merged")
+    published = run / "trained" / ("adapter" if method == "LoRA" else "merged")
     assert {path.name for path in out.iterdir()} == {path.name for path in published.iterdir()}
     for path in published.iterdir():
         if path.suffix == ".safetensors":
             expected, found = load_file(path), load_file(out / path.name)
-            # The output layer, where it is the embedding: some stages publish both.
-            twice = expected.keys() - found.keys()
-            assert twice <= {"lm_head.weight"}
-            assert found.keys() <= expected.keys()
+            assert found.keys() == expected.keys()
+            assert "lm_head.weight" not in found  # it is the embedding
             assert all(found[key].dtype == expected[key].dtype for key in found)
             assert all(torch.equal(found[key], expected[key]) for key in found)
         elif path.suffix == ".json":
@@ -122,7 +120,7 @@ def test_a_merged_export_is_loaded_by_transformers_alone(
     tokens = torch.arange(1, 20).unsqueeze(0)
     base = AutoModelForCausalLM.from_pretrained(model)
     before = base(tokens).logits
-    expected = PeftModel.from_pretrained(base, runs[0] / "lora-3" / "result" / "adapter")(tokens).logits
+    expected = PeftModel.from_pretrained(base, runs[0] / "lora-3" / "trained" / "adapter")(tokens).logits
     found = AutoModelForCausalLM.from_pretrained(out)(tokens).logits
     assert (expected - before).abs().max() > 1e-3
     assert torch.allclose(found, expected, atol=2e-2)

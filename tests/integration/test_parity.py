@@ -68,7 +68,7 @@ def cut(model: Path, method: str) -> list[Job]:
 
 
 def weights(case: Case, name: str) -> dict[str, Any]:
-    return dict(load_file(Path(case.store) / "result" / name))
+    return dict(load_file(Path(case.store) / "trained" / name))
 
 
 def agree(one: Outcome, other: Outcome) -> None:

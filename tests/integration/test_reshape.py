@@ -56,7 +56,7 @@ class Cut:
 
     def weights(self, run: Path) -> dict[str, torch.Tensor]:
         name = "adapter/adapter_model.safetensors" if self.method == "LoRA" else "merged/model.safetensors"
-        return dict(load_file(run / "result" / name))
+        return dict(load_file(run / "trained" / name))
 
 
 CUTS = [Cut("Full", 3), Cut("LoRA", 2)]

@@ -13,6 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+Template = str | Mapping[str, str] | None
+"""As a tokenizer has it: one, several by their names, or none."""
+
 
 @lru_cache(maxsize=1)
 def training_forms() -> dict[str, tuple[str, str]]:
@@ -26,6 +29,14 @@ def training_forms() -> dict[str, tuple[str, str]]:
         if original.exists():
             forms[original.read_text(encoding="utf-8")] = (name, path.read_text(encoding="utf-8"))
     return forms
+
+
+def chosen(base: Template, own: str, arguments: Mapping[str, Any]) -> Template:
+    """The run's template: its `own`, else the base model's, with the arguments in it."""
+    if not own and isinstance(base, Mapping):
+        return {name: with_arguments(each, arguments) for name, each in base.items()}
+    text = own or base
+    return with_arguments(text, arguments) if isinstance(text, str) else text
 
 
 def with_arguments(template: str, arguments: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
-from finetune_training.chat.template import HIDDEN, Message, Template
+from finetune_training.chat.template import HIDDEN, Message, Template, template_of
 
 _QUESTION, _ANSWER, _THOUGHT, _NEXT = "finetunequestion", "finetuneanswer", "finetunethought", "finetunenext"
 _THOUGHTS = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
@@ -86,6 +86,16 @@ def habits_of(template: Template) -> Habits:
         tail="" if end or follows else after.strip(),
         arguments_as_text=_wants_text(template, parts),
     )
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The special token that ends the assistant's turn in the tokenizer's chat template: its own, or where it has none, the
+    next role's, which training learns as the end; None: there is none."""
+    if not tokenizer.chat_template:
+        return None
+    habits = habits_of(template_of(tokenizer, training=False))
+    token = habits.end or habits.follows
+    return int(tokenizer.convert_tokens_to_ids(token)) if token else None
 
 
 def thoughts_of(message: Message) -> tuple[str, str]:

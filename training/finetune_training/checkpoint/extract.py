@@ -17,6 +17,7 @@ from finetune_training.checkpoint.shelf import StoredCheckpoint
 from finetune_training.checkpoint.verified import fetch, folder_for
 from finetune_training.contract.failure import data_error, user_error
 from finetune_training.contract.spec import ArtifactFormat, MethodType, ModelSpec, RunSpec
+from finetune_training.events.progress import Likelihoods
 from finetune_training.events.result import Artifact
 from finetune_training.model.fetch import default_cache, fetch_model
 from finetune_training.model.modelfiles import Parts
@@ -37,6 +38,7 @@ def export(store: Store, checkpoint: StoredCheckpoint, out: str, *, merged: bool
     manifest, folder = _verified(store, checkpoint, staging / "checkpoint")
     from finetune_training.checkpoint.weights import read_weights
     from finetune_training.model.export import describe_artifact, merge_adapter, publish
+    from finetune_training.model.model import origin_of
 
     weights, kind = read_weights(folder, manifest), ArtifactFormat.MERGED
     if spec.method.type is MethodType.FULL:
@@ -45,7 +47,8 @@ def export(store: Store, checkpoint: StoredCheckpoint, out: str, *, merged: bool
         model, kind = _write_adapter(spec, base, weights, checkpoint.name, staging / "adapter"), ArtifactFormat.ADAPTER
         if merged:
             adapter, model, kind = model, staging / "model", ArtifactFormat.MERGED
-            merge_adapter(base, adapter, model, trust_remote_code=spec.model.trust_remote_code)
+            merge_adapter(adapter, model, origin_of(base, spec))
+            _compare(_said(base, adapter, spec), model, spec, "the base model with the adapter")
     publish(model, target)
     return describe_artifact(model, uri=target.uri, format=kind.value)
 
@@ -94,27 +97,50 @@ def _verified(store: Store, checkpoint: StoredCheckpoint, cache: Path) -> tuple[
 
 def _write_model(spec: RunSpec, base: Path, weights: dict[str, Any], name: str, out: Path) -> Path:
     from finetune_training.checkpoint.weights import load_into
-    from finetune_training.model.model import load_model, load_tokenizer
+    from finetune_training.model.comparison import likelihoods, rows_of_text
+    from finetune_training.model.export import write_model
+    from finetune_training.model.model import load_model, load_tokenizer, origin_of
 
     model = load_model(base, spec)
     load_into(model, weights, name=name)
     model.config.use_cache = True  # off for training only
-    model.save_pretrained(out)
-    load_tokenizer(base, spec).save_pretrained(out)
+    said = likelihoods(model, rows_of_text(load_tokenizer(base, spec)))
+    write_model(model, out, origin_of(base, spec))
+    del model
+    _compare(said, out, spec, "the weights in the checkpoint")
     return out
+
+
+def _compare(said: list[Likelihoods], model: Path, spec: RunSpec, what: str) -> None:
+    """Nothing is published that does not say what it was made from."""
+    from finetune_training.model.comparison import check_alike, likelihoods
+    from finetune_training.model.plain import load_plain
+
+    loaded = load_plain(model, trust_remote_code=spec.model.trust_remote_code)
+    found = likelihoods(loaded, [row.tokens for row in said])
+    check_alike(said, found, model=loaded, names=(what, "The model that would be published"))
+
+
+def _said(base: Path, adapter: Path, spec: RunSpec) -> list[Likelihoods]:
+    from finetune_training.model.comparison import likelihoods, rows_of_text
+    from finetune_training.model.model import load_tokenizer
+    from finetune_training.model.plain import load_plain
+
+    model = load_plain(base, adapter=adapter, trust_remote_code=spec.model.trust_remote_code)
+    return likelihoods(model, rows_of_text(load_tokenizer(base, spec)))
 
 
 def _write_adapter(spec: RunSpec, base: Path, weights: dict[str, Any], name: str, out: Path) -> Path:
     """Needs the base model's shape, not its weights."""
     from finetune_training.checkpoint.weights import trained_only
+    from finetune_training.model.artifact import complete_adapter
     from finetune_training.model.export import name_base
     from finetune_training.model.lora import empty_adapter
-    from finetune_training.model.model import DTYPES, load_tokenizer
+    from finetune_training.model.model import DTYPES, origin_of
 
     model, dtype = empty_adapter(base, spec), DTYPES[spec.training.precision]
     trained = {each: tensor.to(dtype) for each, tensor in trained_only(model, weights, name=name).items()}
     model.save_pretrained(out, state_dict=trained, save_embedding_layers=False)
-    load_tokenizer(base, spec).save_pretrained(out)
-    (out / "README.md").unlink(missing_ok=True)
+    complete_adapter(out, origin_of(base, spec))
     name_base(out, spec.model, revision=spec.model.revision)
     return out

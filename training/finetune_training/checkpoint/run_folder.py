@@ -16,6 +16,8 @@ from finetune_training.contract.spec import Job, RunSpec
 from finetune_training.events.result import RunResult
 from finetune_training.store.storage import Store, open_store
 
+TRAINED = "trained"
+"""What the ranks leave: an artifact that is no result yet, because it was not compared with what they have evaluated."""
 RESULT = "result/metrics.json"
 REPORT = "result/report.html"
 RESOLVED = "resolved.json"

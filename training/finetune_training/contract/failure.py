@@ -16,6 +16,7 @@ so this room decides by types and error codes first and reads texts only where a
     │   ├── NodeLost       │  the same attempt with its ranks started again (driver/repair.py)
     │   ├── ClusterLost    │
     │   ├── Collective     ╯
+    │   ├── ArtifactDiffers
     │   ├── ClusterTooSmall
     │   ├── DataDamaged
     │   ├── DiskFull

@@ -17,7 +17,7 @@ from finetune_training.chat.habits import common, habits_of, thoughts_of
 from finetune_training.chat.template import Message, Span, Template
 from finetune_training.contract.dataset import LossOn
 from finetune_training.contract.failure import FinetuneError, user_error
-from finetune_training.data.turns import Conversation, end_of_turn, find_turn
+from finetune_training.data.turns import Conversation, find_turn, with_end
 from finetune_training.sources.rows import Messages
 
 _WORD = re.compile(r"[A-Za-z0-9]+")
@@ -93,7 +93,7 @@ def _ended(text: str, found: dict[int, Span], conversation: Conversation) -> tup
     template, follows = conversation.template, conversation.habits.follows
     if follows and conversation.messages[-1:] and conversation.messages[-1]["role"] == "assistant":
         text = text if template.ends(text) else text + follows
-    return text, {place: end_of_turn(text, span, template) for place, span in found.items()}
+    return text, {place: with_end(text, span, template) for place, span in found.items()}
 
 
 def _learnt(row: Messages, text: str, found: dict[int, Span], loss_on: LossOn) -> list[Span]:

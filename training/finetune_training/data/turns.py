@@ -53,7 +53,7 @@ def find_turn(conversation: Conversation, place: int, text: str) -> Span | None:
     return _by_prefix(conversation, place, text) or _by_change(conversation, place, text)
 
 
-def end_of_turn(text: str, span: Span, template: Template) -> Span:
+def with_end(text: str, span: Span, template: Template) -> Span:
     """The span up to and including the token that ends the turn. Blanks after it belong to the template; where the turn has
     no end of its own, the special token after it is its end: the next role's."""
     start, stop = span

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune_training.checkpoint import lineage
-from finetune_training.checkpoint.run_folder import RESOLVED
+from finetune_training.checkpoint.run_folder import RESOLVED, TRAINED
 from finetune_training.checkpoint.turn import Turn
 from finetune_training.contract.environment import ATTEMPT
 from finetune_training.contract.failure import FinetuneError, Reason, user_error
@@ -85,7 +85,7 @@ def start_anew(store: Store) -> Attempt:
     """Claim an attempt that is newer than all, which fences whoever still runs; then forget the earlier attempts, their
     checkpoints and results. Prepared data stays: its name says what is in it."""
     attempt = claim(store, anew=True)
-    for folder in ("result", "checkpoints"):
+    for folder in ("result", TRAINED, "checkpoints"):
         store.delete_folder(folder)
     for turn in lineage.turns(store):
         if turn < attempt.turn:

@@ -100,7 +100,7 @@ class _Run:
             task, self._attempt = repair.task, repair.attempt
             check_fence(self._store, self._attempt.turn)
             self._tell(StageStarted(Stage.EXPORTING, "answers and artifacts"))
-            result = self._result(task, trained, self._finish(task))
+            result = self._result(task, trained, self._finish(task, trained))
         self._publish(result, data, job)
         self._tell(StageStarted(Stage.SUCCEEDED))
         return result
@@ -142,7 +142,7 @@ class _Run:
             versions=versions(),
         )
 
-    def _finish(self, task: Task) -> Finished:
+    def _finish(self, task: Task, trained: Trained) -> Finished:
         given = task.job.spec.evaluation.prompts
         work = Finish(
             job=task.job,
@@ -150,6 +150,7 @@ class _Run:
             prompts=list(given or task.data.prompts),
             chat=bool(given) and task.data.chat,
             staging=task.staging,
+            likelihoods=trained.likelihoods,
         )
         return run_task(finish, work, on_gpu=task.on_gpu)
 
@@ -170,6 +171,7 @@ class _Run:
             artifacts=done.artifacts,
             base_model=task.base.uri,
             base_revision=task.job.spec.model.revision,
+            base_license=done.base_license,
             data_fingerprint=task.data.fingerprint,
             versions=task.versions,
         )

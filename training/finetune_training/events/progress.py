@@ -137,11 +137,21 @@ class Warned:
 
 
 @dataclass(frozen=True)
+class Likelihoods:
+    """What a model makes of a row: the log-probability of each token but the first, given those before it."""
+
+    tokens: list[int]
+    log_probs: list[float]
+
+
+@dataclass(frozen=True)
 class Trained:
-    """The ranks are done. `interrupted`: the driver asked them to stop; the run goes on from the last checkpoint."""
+    """The ranks are done. `interrupted`: the driver asked them to stop; the run goes on from the last checkpoint. `likelihoods`:
+    what the trained model makes of a few rows, as it was evaluated: what its artifacts are compared with."""
 
     step: int
     interrupted: bool
+    likelihoods: tuple[Likelihoods, ...] = ()
     time: float = field(default_factory=time.time)
 
 

@@ -5,7 +5,7 @@ In: the driver's findings. Out: frozen values that go to JSON and back. Field na
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
@@ -55,7 +55,8 @@ class Artifact(_Record):
 
 
 class RunResult(_Record):
-    """A whole run. `seconds`: of this attempt, from command to end; `training_seconds`: of all optimizer steps."""
+    """A whole run. `seconds`: of this attempt, from command to end; `training_seconds`: of all optimizer steps.
+    `base_license`: what the base model's card says of it, by the names of the hub's cards."""
 
     job: str
     attempt: int
@@ -70,6 +71,7 @@ class RunResult(_Record):
     artifacts: list[Artifact]
     base_model: str
     base_revision: str
+    base_license: dict[str, str] = Field(default_factory=dict)
     data_fingerprint: str
     versions: dict[str, str]
 

@@ -11,25 +11,29 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any, Final
 
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import ModelSpec
 from finetune_training.events.result import Artifact, ArtifactFile
+from finetune_training.model.artifact import Origin, complete_model
 from finetune_training.model.modelfiles import ADAPTER_CONFIG, CONFIG, is_weights
 from finetune_training.store.digest import sha256_of
 from finetune_training.store.storage import Store
 
+SHARD: Final = "5GB"
+"""No file of weights is larger: what hubs, stores and their mirrors take without a second thought."""
 _LAST = (CONFIG, ADAPTER_CONFIG)
 """Readers look for these first, so they come last: a folder that has them is whole."""
 
 
-def merge_adapter(base: Path, adapter: Path, out: Path, *, trust_remote_code: bool) -> None:
+def merge_adapter(adapter: Path, out: Path, origin: Origin) -> None:
     """Write the base model with the adapter's weights added to its own, in its own precision, to `out`. Runs on the CPU
     and needs the memory of one copy of the model."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=trust_remote_code)
+    model = AutoModelForCausalLM.from_pretrained(origin.base, dtype="auto", trust_remote_code=origin.trust_remote_code)
     try:
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
     except ValueError as error:
@@ -40,10 +44,16 @@ def merge_adapter(base: Path, adapter: Path, out: Path, *, trust_remote_code: bo
             f"The adapter in {adapter} cannot be merged: it has weights that are no numbers. Training has diverged.",
             "Lower spec.training.learningRate, or raise spec.training.warmupRatio.",
         ) from error
-    merged.save_pretrained(out)
-    has_tokenizer = (adapter / "tokenizer_config.json").exists()
-    tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, trust_remote_code=trust_remote_code)
-    tokenizer.save_pretrained(out)
+    write_model(merged, out, origin)
+
+
+def write_model(model: PreTrainedModel, out: Path, origin: Origin, *, weights: dict[str, Any] | None = None) -> None:
+    """Write a whole model to `out`, its own weights or `weights`: one copy of those that are tied, in files of at most SHARD."""
+    copies = getattr(model, "all_tied_weights_keys", None) or {}
+    state = None if weights is None else {name: each for name, each in weights.items() if name not in copies}
+    model.generation_config = GenerationConfig()  # the artifact has its own; transformers would refuse many a base's
+    model.save_pretrained(out, state_dict=state, max_shard_size=SHARD)
+    complete_model(out, origin)
 
 
 def name_base(adapter: Path, model: ModelSpec, *, revision: str) -> None:

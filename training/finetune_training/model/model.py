@@ -14,10 +14,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_training.chat.forms import with_arguments
+from finetune_training.chat.forms import chosen
 from finetune_training.contract.failure import FailureClass, classify
 from finetune_training.contract.spec import Precision, RunSpec
 from finetune_training.model import tokenizer as tokenizers
+from finetune_training.model.artifact import Origin, complete_adapter
+from finetune_training.model.export import write_model
 from finetune_training.model.refusals import not_loadable
 
 ATTENTION = {"SDPA": "sdpa", "Eager": "eager", "FlashAttention2": "flash_attention_2"}
@@ -32,11 +34,8 @@ def load_tokenizer(folder: Path, spec: RunSpec) -> PreTrainedTokenizerBase:
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    own, arguments = spec.dataset.chat_template or tokenizer.chat_template, spec.dataset.chat_template_args
-    if isinstance(own, dict):
-        tokenizer.chat_template = {name: with_arguments(each, arguments) for name, each in own.items()}
-    elif own:
-        tokenizer.chat_template = with_arguments(own, arguments)
+    dataset = spec.dataset
+    tokenizer.chat_template = chosen(tokenizer.chat_template, dataset.chat_template, dataset.chat_template_args)
     return tokenizer
 
 
@@ -59,8 +58,8 @@ def load_model(folder: Path, spec: RunSpec) -> PreTrainedModel:
     return model
 
 
-def save_weights(trainer: Any, folder: Path) -> None:
-    """Collective. What was trained, as transformers or PEFT load it, and the tokenizer; written by rank 0.
+def save_weights(trainer: Any, folder: Path, origin: Origin) -> None:
+    """Collective. What was trained, as it is used without us; written by rank 0.
 
     Under ZeRO-3 only the trained parameters are gathered: of a LoRA run the adapter, never the base model.
     """
@@ -68,16 +67,22 @@ def save_weights(trainer: Any, folder: Path) -> None:
     trainer.model_wrapped.empty_partition_cache()
     model = trainer.model
     if not isinstance(model, PeftModel):
-        model.config.use_cache = True  # off for training only
-        trainer.save_model(str(folder))
-        (folder / "training_args.bin").unlink(missing_ok=True)
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if trainer.args.should_save:
+            model.config.use_cache = True  # off for training only
+            write_model(model, folder, origin, weights=weights)
         return
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with deepspeed.zero.GatheredParameters(trained):
         if trainer.args.should_save:
             model.save_pretrained(str(folder), save_embedding_layers=False)
-            trainer.processing_class.save_pretrained(str(folder))
-            (folder / "README.md").unlink(missing_ok=True)
+            complete_adapter(folder, origin)
+
+
+def origin_of(base: Path, spec: RunSpec) -> Origin:
+    """What an artifact of a run has from the base model in `base`, and from the run."""
+    dataset = spec.dataset
+    return Origin(base, spec.model.trust_remote_code, dataset.chat_template, dataset.chat_template_args)
 
 
 def flattens(model: PreTrainedModel) -> bool:

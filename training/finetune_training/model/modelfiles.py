@@ -13,6 +13,8 @@ from enum import StrEnum
 from finetune_training.contract.failure import user_error
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+README = "README.md"
+"""A whole model's says under which licence it is."""
 _SHARD = r"-\d{5}-of-\d{5}"
 _WEIGHTS = (
     r"model\.safetensors",
@@ -23,7 +25,7 @@ _WEIGHTS = (
 """In the order in which transformers looks for them; the first that is there is taken, the others are duplicates."""
 _INDEXES = {_WEIGHTS[1]: "model.safetensors.index.json", _WEIGHTS[3]: "pytorch_model.bin.index.json"}
 _ADAPTER_WEIGHTS = (r"adapter_model\.safetensors", r"adapter_model\.bin")
-_SMALL = re.compile(r"[^/]+\.(json|txt|model|jinja|tiktoken)|LICENSE[^/]*")
+_SMALL = re.compile(r"[^/]+\.(json|txt|model|jinja|tiktoken)|(LICENSE|NOTICE)[^/]*")
 _TOKENIZER = re.compile(r"tokenizer\.json|vocab\.(json|txt)|tekken\.json|[^/]+\.(model|tiktoken)")
 
 
@@ -51,7 +53,8 @@ def choose_files(names: list[str], *, uri: str, parts: Parts, remote_code: bool)
         weights = _weights(names, _WEIGHTS, uri) if parts is Parts.MODEL else []
     small = [name for name in names if _SMALL.fullmatch(name) and not name.endswith(".index.json")]
     code = [name for name in names if remote_code and name.endswith(".py") and "/" not in name]
-    return sorted({*small, *code, *weights})
+    card = [name for name in names if name == README and CONFIG in names]
+    return sorted({*small, *code, *card, *weights})
 
 
 def is_weights(name: str) -> bool:

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
-from transformers.utils.logging import disable_progress_bar
 
-from finetune_training.contract.failure import data_error, user_error
+from finetune_training.chat.habits import end_of_turn
+from finetune_training.contract.failure import data_error
+from finetune_training.model.plain import load_plain
 from finetune_training.model.tokenizer import load_tokenizer
-from finetune_training.predict.prompts import Prompt, encode, end_of_turn
+from finetune_training.predict.prompts import Prompt, encode
 
 
 @dataclass(frozen=True)
@@ -107,25 +107,11 @@ _GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": Non
 
 def load_language_model(folder: Path, *, adapter: Path | None = None, trust_remote_code: bool = False) -> LanguageModel:
     """The model in `folder` in its own precision, on the GPU when there is one, with the adapter on top."""
-    disable_progress_bar()  # it would stand between the question and the answer
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     has_tokenizer = adapter is not None and (adapter / "tokenizer_config.json").exists()
     tokenizer = load_tokenizer(adapter if adapter and has_tokenizer else folder, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=trust_remote_code)
-        if adapter is not None:
-            model = PeftModel.from_pretrained(model, adapter)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        named = f"{folder} with the adapter {adapter}" if adapter else str(folder)
-        raise user_error(
-            "ModelNotLoadable",
-            f"{named} is no causal language model that can be loaded.",
-            "Check that the folder is whole, and that the adapter was trained on this base model.",
-            detail=str(error)[:600],
-        ) from error
-    return LanguageModel(model.to(device).eval(), tokenizer)
+    return LanguageModel(load_plain(folder, adapter=adapter, trust_remote_code=trust_remote_code), tokenizer)
 
 
 def stop_tokens(language_model: LanguageModel) -> list[int]:

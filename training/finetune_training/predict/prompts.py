@@ -1,7 +1,7 @@
 """What a model is asked: rows and texts → prompts → tokens.
 
-In: a row of a file, or a text, and a tokenizer. Out: the tokens that generation starts from, and the token with which the
-chat template ends a turn. No torch here: the CPU stage of batch inference does this in processes that have no model.
+In: a row of a file, or a text, and a tokenizer. Out: the tokens that generation starts from. No torch here: the CPU stage of
+batch inference does this in processes that have no model.
 """
 
 from __future__ import annotations
@@ -81,16 +81,6 @@ def _asked(tokenizer: Any, prompt: Sequence[Message] | Messages) -> str:
             f"The model's chat template cannot render these messages: {error}",
             "Check the roles and their order: most templates want user and assistant in turns.",
         ) from error
-
-
-def end_of_turn(tokenizer: Any) -> int | None:
-    """The special token that ends the assistant's turn in the chat template: its own, or where it has none, the next
-    role's, which training learns as the end; None: there is none."""
-    if not tokenizer.chat_template:
-        return None
-    habits = habits_of(template_of(tokenizer, training=False))
-    token = habits.end or habits.follows
-    return int(tokenizer.convert_tokens_to_ids(token)) if token else None
 
 
 def _no_column(row: dict[str, Any], message: str, where: str) -> FinetuneError:

@@ -27,7 +27,6 @@ def render_model_card(
     result: RunResult,
     statistics: Statistics,
     artifact_format: ArtifactFormat,
-    license_id: str = "unknown",
 ) -> str:
     """The model card of the artifact of that format. Its checksums are there when `result.artifacts` has it."""
     artifact = next((found for found in result.artifacts if found.format == artifact_format.value), None)
@@ -40,17 +39,17 @@ def render_model_card(
         *([] if not result.samples else ["## A sample\n\n" + _sample(result.samples[0])]),
         *([] if artifact is None else ["## Checksums\n\n" + _checksums(artifact)]),
     ]
-    return f"---\n{_front_matter(job, result, artifact_format, license_id)}---\n\n" + "\n\n".join(sections) + "\n"
+    return f"---\n{_front_matter(job, result, artifact_format)}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _front_matter(job: Job, result: RunResult, artifact_format: ArtifactFormat, license_id: str) -> str:
+def _front_matter(job: Job, result: RunResult, artifact_format: ArtifactFormat) -> str:
     adapter = artifact_format is ArtifactFormat.ADAPTER
     fields: dict[str, Any] = {
         # The hub accepts ids only: of a model elsewhere, its folder's name.
         "base_model": _hub_id(result.base_model) or re.sub(r"[^\w.-]+", "-", _last_part(result.base_model)),
         "base_model_relation": "adapter" if adapter else "finetune",
         "library_name": "peft" if adapter else "transformers",
-        "license": license_id,
+        **(result.base_license or {"license": "unknown"}),
         "pipeline_tag": "text-generation",
         "tags": ["finetune-operator", "sft", *(["lora"] if job.spec.method.type is MethodType.LORA else [])],
     }
@@ -102,15 +101,18 @@ def _loading(job: Job, result: RunResult, artifact_format: ArtifactFormat) -> st
         inputs = f'tokenizer.apply_chat_template([{{"role": "user", "content": {prompt}}}], {options})'
     else:
         inputs = f'tokenizer({prompt}, return_tensors="pt")'
+    # Beside an adapter PEFT passes over it: the base's own would be taken, which may end at other tokens.
+    ends = f"generation_config=GenerationConfig.from_pretrained({_string(here)}), " if adapter else ""
+    classes = ["AutoModelForCausalLM", "AutoTokenizer", *(["GenerationConfig"] if adapter else [])]
     lines = [
         *(["from peft import PeftModel"] if adapter else []),
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {', '.join(classes)}",
         "",
         f"{', '.join(where)} = {', '.join(where.values())}",
-        f"tokenizer = AutoTokenizer.from_pretrained({source})",
+        f"tokenizer = AutoTokenizer.from_pretrained({_string(here) + trust if adapter else source})",
         f"tuned = PeftModel.from_pretrained({model}, {_string(here)})" if adapter else f"tuned = {model}",
         f"inputs = {inputs}",
-        "print(tokenizer.decode(tuned.generate(**inputs, max_new_tokens=60)[0], skip_special_tokens=True))",
+        f"print(tokenizer.decode(tuned.generate(**inputs, {ends}max_new_tokens=60)[0], skip_special_tokens=True))",
     ]
     needs = "transformers peft" if adapter else "transformers"
     return f"With `pip install {needs}`:\n\n" + _fenced("\n".join(lines), "python")

@@ -1,8 +1,8 @@
 """The train function of one rank: from a task to a trained model's weights in the store.
 
 In: a `Task` (plain values that pickle) and a `Context` (who am I, where do I report). Out: progress events,
-checkpoints, `result/`'s weights. Imports neither Ray nor Kubernetes: any processes that have found each other can run
-it, which is how it is tested.
+checkpoints, and in `trained/` what becomes the result. Imports neither Ray nor Kubernetes: any processes that have found
+each other can run it, which is how it is tested.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any
 
 from finetune_training.checkpoint.lineage import check_fence
 from finetune_training.checkpoint.reshape import loading
+from finetune_training.checkpoint.run_folder import TRAINED
 from finetune_training.checkpoint.save import Checkpointer, Origin
 from finetune_training.checkpoint.world import TorchWorld, World
 from finetune_training.contract.batch import batch_of
 from finetune_training.contract.spec import MethodType, Precision
 from finetune_training.data.shards import Shard, fetch_shards
-from finetune_training.events.progress import Report, Resumed, Stage, StageStarted, Trained, Warned
+from finetune_training.events.progress import Likelihoods, Report, Resumed, Stage, StageStarted, Trained, Warned
 from finetune_training.model.engine import deepspeed_config, merged
 from finetune_training.model.fetch import default_cache, fetch_model
 from finetune_training.model.refusals import by_field
@@ -41,6 +42,7 @@ def train(task: Task, context: Context) -> None:
         say(Warned("This CPU computes BF16 in software: spec.training.precision FP32 is some six times faster here."))
     begin = start(task, world, say)
     from finetune_training.worker.steps import Steps  # seconds, and the driver imports this module too
+    from finetune_training.worker.witness import witness
 
     with closing(_checkpointer(task, world, begin, say)) as checkpointer:
         validation = _validation(task, world)
@@ -55,9 +57,11 @@ def train(task: Task, context: Context) -> None:
         with by_field(task.job.spec):
             trainer.train(resume_from_checkpoint=str(begin.folder) if begin.folder else None)
         steps.finish()
+        likelihoods: tuple[Likelihoods, ...] = ()
         if not steps.interrupted:
-            _publish_weights(task, world, trainer)
-        say(Trained(trainer.state.global_step, steps.interrupted))
+            likelihoods = witness(trainer, trainer.train_dataset if validation is None else validation)
+            _leave_weights(task, world, trainer, model_folder)
+        say(Trained(trainer.state.global_step, steps.interrupted, likelihoods))
 
 
 def _checkpointer(task: Task, world: World, begin: Start, say: Callable[[Report], bool]) -> Checkpointer:
@@ -153,18 +157,19 @@ def _dataset(task: Task, world: World, shards: list[Shard]) -> Any:
     return concatenate_datasets([Dataset.from_file(str(path)) for path in paths]).with_format("numpy")
 
 
-def _publish_weights(task: Task, world: World, trainer: Any) -> None:
-    """The trained weights as they are: an adapter, or a whole model. Rank 0 writes and uploads them."""
+def _leave_weights(task: Task, world: World, trainer: Any, model_folder: Path) -> None:
+    """What was trained, an adapter or a whole model, where the last step finds it: compared by nobody yet, so no result. Rank 0
+    writes and uploads it."""
     from finetune_training.model.export import name_base, publish
-    from finetune_training.model.model import save_weights
+    from finetune_training.model.model import origin_of, save_weights
 
     folder = task.staging / "weights"
-    save_weights(trainer, folder)
+    save_weights(trainer, folder, origin_of(model_folder, task.job.spec))
     if world.rank == 0:
         lora = task.job.spec.method.type is MethodType.LORA
         if lora:
             name_base(folder, task.base, revision=task.job.spec.model.revision)
         check_fence(task.store, task.turn)
-        publish(folder, task.store.child("result", "adapter" if lora else "merged"))
+        publish(folder, task.store.child(TRAINED, "adapter" if lora else "merged"))
         shutil.rmtree(folder)
     world.gather(None)

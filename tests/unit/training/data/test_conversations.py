@@ -10,11 +10,12 @@ from tokenizers.processors import TemplateProcessing
 from transformers import ByT5Tokenizer
 
 from finetune_training.chat.forms import with_arguments
+from finetune_training.chat.habits import end_of_turn
 from finetune_training.contract.dataset import DatasetSpec, LossOn
 from finetune_training.contract.failure import FinetuneError
 from finetune_training.data.notices import notices
 from finetune_training.data.render import Options, Outcome, render
-from finetune_training.predict.prompts import encode, end_of_turn
+from finetune_training.predict.prompts import encode
 from finetune_training.sources.rows import Messages, PromptCompletion, Row, Text, identity
 from tests.templates import SHAPES, originals, tokenizer_of_all
 from tests.tiny import CHATML

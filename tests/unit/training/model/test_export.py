@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_training.contract.failure import FailureClass, FinetuneError
 from finetune_training.contract.spec import ModelSpec
+from finetune_training.model.artifact import Origin
 from finetune_training.model.export import describe_artifact, merge_adapter, name_base, publish
 from finetune_training.model.modelfiles import Parts, choose_files
 from finetune_training.store.storage import open_store
@@ -58,7 +59,7 @@ def logits_of(folder: Path, adapter: Path | None = None) -> torch.Tensor:
 
 
 def test_the_merged_model_says_what_base_and_adapter_say(base: Path, adapter: Path, tmp_path: Path) -> None:
-    merge_adapter(base, adapter, tmp_path / "merged", trust_remote_code=False)
+    merge_adapter(adapter, tmp_path / "merged", Origin(base, False))
     wanted, merged, without = logits_of(base, adapter), logits_of(tmp_path / "merged"), logits_of(base)
     assert (wanted - merged).abs().max() < 1e-5
     assert (wanted - without).abs().max() > 1e-2  # a merge that does nothing would be found
@@ -68,7 +69,7 @@ def test_the_merged_model_keeps_the_precision_and_the_files_of_the_base(base: Pa
     half = tmp_path / "half"
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(half)
     AutoTokenizer.from_pretrained(base).save_pretrained(half)
-    merge_adapter(half, write_adapter(half, tmp_path / "adapter"), tmp_path / "merged", trust_remote_code=False)
+    merge_adapter(write_adapter(half, tmp_path / "adapter"), tmp_path / "merged", Origin(half, False))
     weights = load_file(tmp_path / "merged" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
     assert weights.keys() == load_file(half / "model.safetensors").keys()
@@ -81,7 +82,7 @@ def test_an_adapter_that_diverged_is_not_merged(base: Path, adapter: Path, tmp_p
     weights = load_file(adapter / "adapter_model.safetensors")
     save_file({name: tensor * float("nan") for name, tensor in weights.items()}, adapter / "adapter_model.safetensors")
     with pytest.raises(FinetuneError) as caught:
-        merge_adapter(base, adapter, tmp_path / "merged", trust_remote_code=False)
+        merge_adapter(adapter, tmp_path / "merged", Origin(base, False))
     assert (caught.value.failure.cls, caught.value.failure.reason) == (FailureClass.USER, "AdapterHasNaN")
     assert not (tmp_path / "merged").exists()
 
@@ -111,7 +112,7 @@ def test_adapter_and_merged_model_load_where_our_package_is_not(tmp_path: Path) 
     base = write_model(tmp_path / "base")
     adapter = write_adapter(base, tmp_path / "adapter")
     name_base(adapter, ModelSpec(uri=str(base)), revision="")
-    merge_adapter(base, adapter, tmp_path / "merged", trust_remote_code=False)
+    merge_adapter(adapter, tmp_path / "merged", Origin(base, False))
     here = logits_of(base, adapter)
     assert (here - logits_in_a_fresh_process("adapter", adapter)).abs().max() < 1e-5
     assert (here - logits_in_a_fresh_process("merged", tmp_path / "merged")).abs().max() < 1e-5

@@ -34,8 +34,13 @@ def test_weights_come_in_one_format_only(weights: list[str], expected: list[str]
 
 
 def test_pictures_other_formats_and_folders_stay_where_they_are() -> None:
-    others = ["README.md", "loss.png", ".gitattributes", "onnx/model.onnx", "original/params.json", "model.Q4.gguf"]
+    others = ["loss.png", ".gitattributes", "onnx/model.onnx", "original/params.json", "model.Q4.gguf"]
     assert choose([*SMALL, "model.safetensors", *others]) == sorted([*SMALL, "model.safetensors"])
+
+
+def test_what_a_model_may_be_used_for_comes_along() -> None:
+    prose = ["LICENSE.txt", "NOTICE", "README.md"]
+    assert choose([*SMALL, "model.safetensors", *prose, "USAGE.md"]) == sorted([*SMALL, "model.safetensors", *prose])
 
 
 def test_code_comes_along_only_when_it_is_trusted() -> None:

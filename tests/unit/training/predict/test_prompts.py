@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from finetune_training.chat.habits import end_of_turn
 from finetune_training.contract.failure import FailureClass, FinetuneError
-from finetune_training.predict.prompts import column_of, encode, end_of_turn, prompt_of
+from finetune_training.predict.prompts import column_of, encode, prompt_of
 from tests.tiny import CHATML, CHATML_MARKED, write_tokenizer
 
 USER, SYSTEM = {"role": "user", "content": "Love?"}, {"role": "system", "content": "Be brief."}

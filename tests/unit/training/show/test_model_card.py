@@ -13,6 +13,7 @@ import yaml
 
 from finetune_training.contract.spec import ArtifactFormat, Job
 from finetune_training.events.result import Artifact, ArtifactFile, Evaluations, Sample
+from finetune_training.model.artifact import Origin, complete_adapter
 from finetune_training.show.model_card import render_model_card
 from tests.finished_run import JOB_YAML, STATISTICS, job, result
 from tests.tiny import write_model
@@ -51,9 +52,13 @@ def test_the_hub_can_read_the_front_matter() -> None:
 
 def test_a_license_that_is_given_is_named() -> None:
     text = render_model_card(
-        job=job(), result=result(), statistics=STATISTICS, artifact_format=ADAPTER, license_id="apache-2.0"
+        job=job(),
+        result=result(base_license={"license": "other", "license_name": "llama", "license_link": "LICENSE"}),
+        statistics=STATISTICS,
+        artifact_format=ADAPTER,
     )
-    assert front_matter(text)["license"] == "apache-2.0"
+    matter = front_matter(text)
+    assert (matter["license"], matter["license_name"], matter["license_link"]) == ("other", "llama", "LICENSE")
 
 
 @pytest.mark.parametrize("uri", ["models/My Model", "s3://bucket/My Model/"])
@@ -144,6 +149,7 @@ def test_the_code_on_the_card_loads_the_model(
     if artifact_format is ADAPTER:
         config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
         peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(artifact)
+        complete_adapter(artifact, Origin(base, trust_remote_code=False))
     else:
         write_model(artifact)
     of = job(LOCAL.replace("dataset:\n", f"dataset:\n    kind: {kind}\n"))

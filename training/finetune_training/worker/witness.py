@@ -1,0 +1,34 @@
+"""What the trained model makes of a few rows: by that its artifacts are known (driver/finish.py).
+
+In: a trainer that is done, and the samples that it has scored. Out: the log-probability of every token of their first rows,
+computed as the last evaluation was: by the same engine, in the same precision.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from finetune_training.events.progress import Likelihoods
+from finetune_training.model.comparison import ROWS, rows_of
+from finetune_training.worker.objective import ExactSFTTrainer
+
+
+@torch.no_grad()
+def witness(trainer: ExactSFTTrainer, samples: Any) -> tuple[Likelihoods, ...]:
+    """Collective: every rank takes all rows."""
+    rows = rows_of(samples[index] for index in range(min(len(samples), 4 * ROWS)))
+    model, precision = trainer.model_wrapped, torch.get_float32_matmul_precision()
+    model.eval()
+    torch.set_float32_matmul_precision("highest")  # TF32 would blur what FP32 can tell apart
+    found = tuple(Likelihoods(row, _log_probs(trainer, row)) for row in rows)
+    torch.set_float32_matmul_precision(precision)
+    model.train()
+    return found
+
+
+def _log_probs(trainer: ExactSFTTrainer, row: list[int]) -> list[float]:
+    sample = {"input_ids": row, "labels": row, "seq_lengths": [len(row)]}
+    outputs = trainer.model_wrapped(**trainer._prepare_inputs(trainer.data_collator([sample])), fused_lm_head=True)
+    return [float(each) for each in outputs.log_probs.float().flatten()]
