@@ -81,7 +81,7 @@ def test_a_run_is_told_from_its_beginning_to_its_end(kubectl: Kubectl, pod: Path
     )
     with told_by(job) as status:
         for event in (
-            Prepared(10, 1000, 0.9844),
+            Prepared(40, 10, 2, 128, True, 0.9844),
             Resumed(10, "s3://r/step-10"),
             StageStarted(Stage.TRAINING),
             evaluated(0, 4.0712, baseline=True),

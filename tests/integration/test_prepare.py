@@ -93,11 +93,15 @@ def test_every_row_becomes_tokens_once_and_a_second_run_finds_them(tmp_path: Pat
     assert 1 <= len(manifest.prompts) <= 2
     assert all(any(text.startswith(prompt) for text in texts) for prompt in manifest.prompts)
     assert not manifest.chat
-    [started] = events
+    warned, started = events
+    assert isinstance(warned, Warned)
+    assert warned.message == "spec.dataset.train[0]: nothing uses the columns 'id'."
     assert isinstance(started, StageStarted)
     assert started.stage is Stage.PREPARING
     again, events = _prepare(spec, store, model)
-    assert (again, events) == (manifest, [])
+    assert again == manifest
+    assert [event.message for event in events if isinstance(event, Warned)] == [warned.message]  # with every run
+    assert len(events) == 1
 
 
 def test_two_runs_give_the_same_bytes(tmp_path: Path, model: Path) -> None:
@@ -143,7 +147,12 @@ def test_sources_and_shards_may_be_in_s3(tmp_path: Path, model: Path, s3_prefix:
     assert manifest.statistics.rows == 40 + 41 + 42 + 20
     found = _documents(store, manifest, [*manifest.train, *manifest.validation], tmp_path / "cache")
     assert len(found) == manifest.statistics.rows
-    assert _prepare(spec, store, model) == (manifest, [])
+    again, events = _prepare(spec, store, model)
+    assert again == manifest
+    assert [event.message for event in events if isinstance(event, Warned)] == [
+        "spec.dataset.train[0]: nothing uses the columns 'id'.",
+        "spec.dataset.train[1]: nothing uses the columns 'unused'.",
+    ]
     source.upload(tmp_path / "0.jsonl", "act 3/scene.jsonl")
     assert _prepare(spec, store, model)[0].statistics.rows == manifest.statistics.rows + 40
 
@@ -217,7 +226,10 @@ def test_a_share_of_few_rows_holds_one_out_and_none_holds_none(
     spec = _spec(_write_texts(tmp_path / "a.jsonl", 5), validation={"fraction": fraction}, packing=False)
     manifest, events = _prepare(spec, Store(str(tmp_path / "runs")), model)
     assert (manifest.train_samples, manifest.validation_samples) == (5 - held_out, held_out)
-    assert len(events) == 1
+    assert [type(event) for event in events] == [
+        Warned,
+        StageStarted,
+    ]  # a column that nothing uses; no warning of the split
 
 
 def test_a_row_alone_trains_and_the_user_is_warned(tmp_path: Path, model: Path) -> None:

@@ -35,12 +35,13 @@ class Thoughts(StrEnum):
 
 @dataclass(frozen=True)
 class Habits:
-    """`header`: what begins the assistant's turn. `end`: the special token after its words; `follows`: where there is none, the
-    special token that the next turn begins with; `tail`: where there is neither, the text after its words.
+    """`asks` begins the user's turn, `header` the assistant's. `end`: the special token after its words; `follows`: where there
+    is none, the special token that the next turn begins with; `tail`: where there is neither, the text after its words.
     `arguments_as_text`: those of tool calls are wanted as JSON. `known`: a question and an answer are rendered at all."""
 
     parts: bool = False
     thoughts: Thoughts = Thoughts.AS_WRITTEN
+    asks: str = ""
     header: str = ""
     end: str = ""
     follows: str = ""
@@ -77,9 +78,11 @@ def habits_of(template: Template) -> Habits:
     more = _tried(template, parts, _user(_QUESTION), _assistant(_ANSWER), _user(_NEXT))
     follows = "" if end else template.special_at(more.partition(_ANSWER)[2])
     header = _header(template, parts)
+    between = more.partition(_ANSWER)[2].partition(_NEXT)[0]
     return Habits(
         parts=parts,
         thoughts=_thoughts(template, parts, header),
+        asks=between.lstrip().removeprefix(end).lstrip() or between.strip(),
         header=header,
         end=end,
         follows=follows,
@@ -96,6 +99,16 @@ def end_of_turn(tokenizer: Any) -> int | None:
     habits = habits_of(template_of(tokenizer, training=False))
     token = habits.end or habits.follows
     return int(tokenizer.convert_tokens_to_ids(token)) if token else None
+
+
+def asked_in(prompt: str, template: Template) -> str:
+    """The user's words in a rendered prompt, or in its beginning: those of the last turn that asks."""
+    habits = habits_of(template)
+    words = prompt.rpartition(habits.asks)[2] if habits.asks else prompt
+    words = words.removesuffix(_tried(template, habits.parts, _user(_QUESTION), asks=True).partition(_QUESTION)[2])
+    for token in template.special:
+        words = words.partition(token)[0]
+    return words.strip()
 
 
 def thoughts_of(message: Message) -> tuple[str, str]:

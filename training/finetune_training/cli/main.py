@@ -10,6 +10,7 @@ import faulthandler
 import json
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(checkpoint_commands.app, name="checkpoints")
+_SHOWN = 60
+"""Characters of a question that are suggested."""
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="A FineTuneJob file (YAML).")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Ranks. Default: one for each GPU here, or one.")]
 
@@ -127,6 +130,11 @@ def _report(job_file: Path) -> None:
 
 
 def _summary(result: RunResult, uri: str, job_file: Path) -> RenderableType:
-    prompt = result.samples[0].prompt if result.samples else "Hello"
-    command = f"finetune predict {shlex.quote(str(job_file))} {shlex.quote(prompt[:60])}"
+    command = f"finetune predict {shlex.quote(str(job_file))} {_as_argument(result.question or 'Hello')}"
     return summary(result, report=f"{uri}/{REPORT}", result_uri=f"{uri}/result", command=command)
+
+
+def _as_argument(question: str) -> str:
+    """A question on one line, shortened between words, quoted for a shell."""
+    words = textwrap.shorten(question, _SHOWN, placeholder="") or question[:_SHOWN]
+    return f"{'-- ' if words.startswith('-') else ''}{shlex.quote(words)}"

@@ -11,6 +11,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -107,7 +108,8 @@ def _make(
         border = _border(summary, dataset, report)
         uri = str(folder.folder or folder.uri)  # a relative path would mean another folder in another process
         buckets = pipeline.write(documents, context, Packing(uri, dataset.max_length, dataset.packing, border))
-    return _manifest(name, dataset, summary, buckets)
+    manifest = _manifest(name, dataset, summary, buckets)
+    return replace(manifest, question=_question(manifest, context))
 
 
 def _try_first_rows(context: Preparation) -> list[str]:
@@ -182,6 +184,17 @@ def _manifest(name: str, dataset: DatasetSpec, summary: Summary, buckets: Sequen
     )
     prompts = [prompt for bucket in buckets for prompt in bucket.prompts][:2]
     return DataManifest(name, dataset.max_length, train, validation, statistics, prompts, summary.conversations > 0)
+
+
+def _question(data: DataManifest, context: Preparation) -> str:
+    """What the user says in the first prompt, without what a chat template writes around it."""
+    from finetune_training.chat.habits import asked_in
+    from finetune_training.chat.template import template_of
+
+    if not (data.chat and data.prompts):
+        return next(iter(data.prompts), "")
+    template = template_of(context.tokenizer.load(), context.options.chat_template, context.options.chat_template_args)
+    return asked_in(data.prompts[0], template)
 
 
 def _sum(shards: Sequence[Shard], field: str) -> int:

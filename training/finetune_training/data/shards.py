@@ -78,7 +78,8 @@ class Statistics:
 
 @dataclass(frozen=True)
 class DataManifest:
-    """All that is known of prepared data. `prompts`: beginnings of held-out rows, for samples."""
+    """All that is known of prepared data. `prompts`: beginnings of held-out rows, for samples. `question`: what the
+    user says in the first."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _CAMEL_CASE
 
@@ -89,6 +90,7 @@ class DataManifest:
     statistics: Statistics
     prompts: list[str] = field(default_factory=list)
     chat: bool = False
+    question: str = ""
 
     @property
     def train_samples(self) -> int:

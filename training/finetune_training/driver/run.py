@@ -92,7 +92,7 @@ class _Run:
             batch_of(job.spec, ranks=placement.ranks)
             self._tell(StageStarted(Stage.PREPARING, "the data"))
             data = self._data(job, tokenizer_folder)
-            self._tell(_prepared(data))
+            self._tell(_prepared(data, packed=job.spec.dataset.packing))
             task = self._task(job, data, placement, staging)
             self._tell(StageStarted(Stage.STARTING, _describe(placement)))
             repair = Repair(task, self._attempt, placement, self._tell)
@@ -172,6 +172,7 @@ class _Run:
             base_model=task.base.uri,
             base_revision=task.job.spec.model.revision,
             base_license=done.base_license,
+            question=next(iter(task.job.spec.evaluation.prompts), task.data.question),
             data_fingerprint=task.data.fingerprint,
             versions=task.versions,
         )
@@ -236,9 +237,15 @@ def _describe(placement: Placement) -> str:
     return f"{placement.ranks} {kind} worker{'s' if placement.ranks > 1 else ''}"
 
 
-def _prepared(data: DataManifest) -> Prepared:
-    tokens = sum(shard.tokens for shard in data.train)
-    return Prepared(data.train_samples, tokens, data.statistics.useful_token_ratio)
+def _prepared(data: DataManifest, *, packed: bool) -> Prepared:
+    return Prepared(
+        rows=data.statistics.rows,
+        samples=data.train_samples,
+        held_out=data.validation_samples,
+        max_length=data.max_length,
+        packed=packed,
+        useful_token_ratio=data.statistics.useful_token_ratio,
+    )
 
 
 def _evaluations(history: History) -> Evaluations:

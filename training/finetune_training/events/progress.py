@@ -40,10 +40,14 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data is there. `useful_token_ratio`: what share of the packed positions is tokens, not padding."""
+    """The data is there: `rows` in, `samples` of at most `max_length` tokens out; `held_out` of them are for evaluation.
+    `useful_token_ratio`: what share of the packed positions is tokens, not padding."""
 
+    rows: int
     samples: int
-    tokens: int
+    held_out: int
+    max_length: int
+    packed: bool
     useful_token_ratio: float
     time: float = field(default_factory=time.time)
 

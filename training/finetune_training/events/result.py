@@ -56,7 +56,8 @@ class Artifact(_Record):
 
 class RunResult(_Record):
     """A whole run. `seconds`: of this attempt, from command to end; `training_seconds`: of all optimizer steps.
-    `base_license`: what the base model's card says of it, by the names of the hub's cards."""
+    `base_license`: what the base model's card says of it, by the names of the hub's cards. `question`: what to ask the
+    model first, in a user's words."""
 
     job: str
     attempt: int
@@ -72,6 +73,7 @@ class RunResult(_Record):
     base_model: str
     base_revision: str
     base_license: dict[str, str] = Field(default_factory=dict)
+    question: str = ""
     data_fingerprint: str
     versions: dict[str, str]
 

@@ -182,8 +182,7 @@ def _describe(event: Event) -> str:
         case StageStarted():
             return f"{event.stage}: {event.note}" if event.note else event.stage
         case Prepared():
-            samples, tokens = wording.times(event.samples, "sample"), wording.times(event.tokens, "token")
-            return f"Data: {samples}, {tokens}: {wording.share(event.useful_token_ratio)} full"
+            return _data(event)
         case Step():
             numbers = f"loss {wording.loss(event.loss)}, {wording.count(event.tokens_per_second)} tokens/s"
             return f"Step {event.step:,}/{event.total_steps:,}: {numbers}, ETA {wording.clock(event.eta_seconds)}"
@@ -200,6 +199,14 @@ def _describe(event: Event) -> str:
             return f"Warning: memory has run out; from now on {event.change}"
         case Warned():
             return f"Warning: {event.message}"
+
+
+def _data(event: Prepared) -> str:
+    samples = wording.times(event.samples, "packed sample" if event.packed else "sample")
+    room = f"{'' if event.packed else 'at most '}{wording.times(event.max_length, 'token')}"
+    full = f"{wording.share(event.useful_token_ratio)} full"
+    held_out = f", {event.held_out:,} held out" if event.held_out else ""
+    return f"Data: {wording.times(event.rows, 'row')} → {samples} of {room}, {full}{held_out}"
 
 
 def _bar(step: Step, room: int) -> list[RenderableType]:

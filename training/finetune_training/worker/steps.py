@@ -20,11 +20,11 @@ from transformers import TrainerControl, TrainerState
 from finetune_training.checkpoint.manifest import Reached
 from finetune_training.checkpoint.save import Checkpointer
 from finetune_training.checkpoint.world import World
-from finetune_training.contract.failure import FinetuneError, user_error
 from finetune_training.contract.spec import RunSpec
 from finetune_training.events.progress import Away, Evaluated, Report, Stage, StageStarted, Step
 from finetune_training.events.result import Scores
 from finetune_training.worker.container import host_memory
+from finetune_training.worker.divergence import Divergence
 from finetune_training.worker.isolation import check_isolation
 from finetune_training.worker.objective import ExactSFTTrainer, StepCallback
 from finetune_training.worker.start import Start
@@ -66,6 +66,7 @@ class Steps(StepCallback):
         if state.global_step == 0 and self._spec.evaluation.baseline and self._validation is not None:
             self._report(StageStarted(Stage.EVALUATING, "the base model"))
             self._baseline = self._evaluate(self._validation, baseline=True)
+        self._divergence = Divergence(self._vocabulary, self._baseline)
         self._report(StageStarted(Stage.TRAINING))
 
     def on_batch(self) -> None:
@@ -79,7 +80,7 @@ class Steps(StepCallback):
             return
         step = self._measure(state, logs)
         stop = self._world.gather(self._report(step))[0]
-        _check_finite(step)
+        self._divergence.check(step)
         self._metrics = {"loss": step.loss}
         self._checkpointer.poll()
         last = state.global_step >= state.max_steps
@@ -111,7 +112,14 @@ class Steps(StepCallback):
         self._checkpointer.flush()
         if not self.interrupted and self._validation is not None:
             self._report(StageStarted(Stage.EVALUATING))
-            self._evaluate(self._validation, baseline=False)
+            tuned = self._evaluate(self._validation, baseline=False)
+            if warning := self._divergence.compare(self._baseline, tuned):
+                self._report(warning)
+
+    @property
+    def _vocabulary(self) -> int:
+        trainer = self._trainer
+        return min(len(trainer.processing_class), int(trainer.model.config.get_text_config().vocab_size))
 
     def _evaluate(self, held_out: Dataset, *, baseline: bool) -> Scores:
         """Collective. The scores on the held-out samples, reported."""
@@ -129,7 +137,7 @@ class Steps(StepCallback):
             trainer.data_collator,
             rows=trainer.args.per_device_train_batch_size,
             length=self._spec.dataset.max_length,
-            vocabulary=min(len(trainer.processing_class), trainer.model.config.get_text_config().vocab_size),
+            vocabulary=self._vocabulary,
             device=trainer.args.device,
             world=self._world,
         )
@@ -168,22 +176,6 @@ def checksum(row_ids: Iterable[Iterable[int]]) -> str:
     """Of the rows in some samples, whatever the order of either."""
     rows = sorted(row for sample in row_ids for row in sample)
     return f"{zlib.crc32(np.asarray(rows, dtype='<i8').tobytes()):08x}"
-
-
-def _check_finite(step: Step) -> None:
-    """What is not finite never recovers, and must not be saved."""
-    if not math.isfinite(step.loss):
-        raise _diverged(f"The loss of step {step.step} is {step.loss}.")
-    if step.gradient_norm is not None and not math.isfinite(step.gradient_norm):
-        raise _diverged(f"The gradient of step {step.step} has norm {step.gradient_norm}.")
-
-
-def _diverged(what: str) -> FinetuneError:
-    return user_error(
-        "LossNotFinite",
-        what,
-        "Lower spec.training.learningRate, or set spec.training.precision: FP32 to see whether BF16 is the cause.",
-    )
 
 
 def _due(step: int, every: int) -> bool:

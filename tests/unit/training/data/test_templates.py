@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from finetune_training.chat.forms import training_forms
-from finetune_training.chat.habits import thoughts_of
+from finetune_training.chat.habits import asked_in, thoughts_of
 from finetune_training.chat.template import Template, template_of
 from finetune_training.contract.dataset import LossOn
 from finetune_training.contract.failure import FailureClass, FinetuneError
@@ -123,6 +123,17 @@ def test_what_is_learnt_with_each_template(tokenizer: Any, name: str) -> None:
         if chat is not None:
             _check(row, chat, template, outcome)
     assert outcomes == ROWS[name]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_users_words_are_found_in_a_prompt(tokenizer: Any, name: str) -> None:
+    template = template_of(tokenizer, originals()[name])
+    for row in SHAPES.values():
+        outcome, chat = _outcome(row, template)
+        if chat is not None:
+            asked = asked_in(chat.text[: chat.prompt], template)
+            # These write the system's words or the tools into the user's turn.
+            assert asked == "ask1" or (name in ("gemma3", "llama3_1", "llama3_2") and asked.endswith("\nask1")), outcome
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -43,7 +43,8 @@ def live(*events: Event, width: int = 80, encoding: str = "utf-8") -> str:
 def test_a_log_has_one_line_for_each_thing_that_happens() -> None:
     assert plain(
         StageStarted(Stage.PREPARING, "37 rows"),
-        Prepared(1, 60, 0.9844),
+        Prepared(1_234, 1, 0, 64, True, 0.9844),
+        Prepared(40, 38, 2, 64, False, 0.4),
         Resumed(10, "runs/s/checkpoints/step-00000010-a1"),
         TRAINING,
         step(11, loss=3.94),
@@ -54,7 +55,8 @@ def test_a_log_has_one_line_for_each_thing_that_happens() -> None:
         StageStarted(Stage.SUCCEEDED),
     ) == [
         "Preparing: 37 rows",
-        "Data: 1 sample, 60 tokens: 98.4 % full",
+        "Data: 1,234 rows → 1 packed sample of 64 tokens, 98.4 % full",
+        "Data: 40 rows → 38 samples of at most 64 tokens, 40 % full, 2 held out",
         "Resumed from step 10: runs/s/checkpoints/step-00000010-a1",
         "Training",
         "Step 11/30: loss 3.94, 1,236 tokens/s, ETA 1:03",

@@ -53,7 +53,7 @@ def test_an_attempt_that_has_just_begun_prepares() -> None:
 def test_a_run_under_way_has_everything_in_few_digits() -> None:
     found = run_after(
         StageStarted(Stage.PREPARING),
-        Prepared(samples=10, tokens=1000, useful_token_ratio=0.98437),
+        Prepared(rows=40, samples=10, held_out=2, max_length=128, packed=True, useful_token_ratio=0.98437),
         Resumed(100, "s3://runs/step-100"),
         StageStarted(Stage.TRAINING),
         Evaluated(0, 4.07123, 58.6, 100, baseline=True),
