@@ -49,7 +49,7 @@ help: ## List the targets
 
 .PHONY: test
 test: setup ## Run the tests that need no nodes. ARGS="-k storage" chooses some (needs Go)
-	@python -m tests.cluster.programs etcd helm kubernetes kuberay seaweedfs
+	@python -m tests.cluster.programs etcd helm kubernetes kuberay
 	@pytest -n $(TEST_PROCESSES) --dist loadgroup tests/unit tests/integration $(ARGS)
 
 .PHONY: programs
@@ -123,8 +123,7 @@ bench-training: setup assets ## Compare tokens/s with a plain TRL script and the
 	@python -m benchmarks.training $(ARGS)
 
 .PHONY: bench-checkpoint
-bench-checkpoint: setup ## Compare saving, loading and recovery with Ray Train's report and a plain copy: build/bench/checkpoint.json (needs Go)
-	@python -m tests.cluster.programs seaweedfs
+bench-checkpoint: setup ## Compare saving, loading and recovery with Ray Train's report and a plain copy: build/bench/checkpoint.json
 	@python -m benchmarks.checkpoint $(ARGS)
 
 .PHONY: bench-operator

@@ -1,7 +1,7 @@
 """What a checkpoint costs: ours beside Ray Train's stock synchronous report, a plain copy of the same bytes, and the time from
 SIGKILL of a rank to the first new step.
 
-In: `weed` (`make test` builds it). Out: a table, and `checkpoint.json` in the folder of the results. What is saved is what a Full
+Out: a table, and `checkpoint.json` in the folder of the results. What is saved is what a Full
 BF16 run of 135 M parameters would save (270 MB of weights, and FP32 weights and Adam's two moments, half on each rank), to a real
 S3 server on this machine. Medians count.
 """

@@ -134,7 +134,7 @@ def _foreign_status(kubectl: Kubectl) -> None:
 
 def _kind_up(_: Kubectl) -> None:
     kind.require_docker()
-    programs.build(["kuberay", "seaweedfs"])
+    programs.build(["kuberay"])
     identities = images.build("docker")
     addons.install(kind.up(KIND, nodes(os.environ)), KIND, identities)
 

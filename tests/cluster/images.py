@@ -21,6 +21,7 @@ from images.build import IMAGES, Image, apart
 from tests.cluster import machine, node, processes
 from tests.cluster.layout import BIN, ROOT, Layout, write
 from tests.cluster.steps import Problem, run, step
+from tests.servers.s3 import WEED
 
 STORE = ROOT / "build" / "images"
 SEED = STORE / "seed"
@@ -57,6 +58,7 @@ def build(tool: str) -> dict[str, str]:
     if not busybox:
         raise Problem("a busybox that needs no library is missing. On Debian: apt-get install busybox-static")
     shutil.copy2(busybox, BIN / "busybox")
+    shutil.copy2(WEED, BIN / "weed")
     for name, files in SMALL.items():
         dockerfile = Path(__file__).parent / "images" / "Dockerfile"
         digest = hashlib.sha256(dockerfile.read_bytes())

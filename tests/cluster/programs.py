@@ -1,7 +1,8 @@
 """The programs of a cluster, built from their Go modules into build/bin.
 
 Each folder of `programs/` is a module whose `tool` lines name what is built; go.mod and go.sum pin all of it. A program
-is built again when its module's files have changed.
+is built again when its module's files have changed. What was compiled stays in Go's own cache (`go env GOCACHE`, which Go
+itself tidies), so that the next clone links only.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from tests.cluster.layout import BIN
 from tests.cluster.steps import Problem, run, step
 
 _MODULES = Path(__file__).parent / "programs"
-_CACHE = BIN.parent / "go-build"
 CONTROL_PLANE = ("etcd", "kubernetes")
-ALL = (*CONTROL_PLANE, "containerd", "coredns", "helm", "kuberay", "seaweedfs")
+ALL = (*CONTROL_PLANE, "containerd", "coredns", "helm", "kuberay")
 # The one that Go calls otherwise: `server`.
 _CALLED = {"go.etcd.io/etcd/server/v3": "etcd"}
 
@@ -31,12 +31,8 @@ def build(names: Iterable[str]) -> None:
     BIN.mkdir(parents=True, exist_ok=True)
     with (BIN / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another command of this clone may be building them
-        try:
-            for name in names:
-                _build_if_changed(name)
-        finally:
-            # Gigabytes that nothing needs again. A GOCACHE of yours stays.
-            shutil.rmtree(_CACHE, ignore_errors=True)
+        for name in names:
+            _build_if_changed(name)
 
 
 def _build_if_changed(name: str) -> None:
@@ -45,7 +41,7 @@ def _build_if_changed(name: str) -> None:
     if stamp.exists() and stamp.read_text() == wanted and all((BIN / each).exists() for each in _files(name)):
         return
     if not shutil.which("go"):
-        newest = _MODULES / "seaweedfs" / "go.mod"
+        newest = _MODULES / "containerd" / "go.mod"
         raise Problem(f"Go is missing, and {name} is built with it. Install the version in {newest} or a newer one.")
     with step(f"build {name} (minutes, the first time)"):
         _build(name, module)
@@ -71,7 +67,7 @@ def _build(name: str, module: Path) -> None:
         flags += [f"-X k8s.io/component-base/version.{key}={value}" for key, value in values.items()]
     # What debuggers read is not made: it would be thrown away when the program is linked (-s, -w).
     options = ["-trimpath", "-gcflags=all=-dwarf=false", f"-ldflags={' '.join(flags)}"]
-    environment = {"GOCACHE": str(_CACHE), **os.environ, "CGO_ENABLED": "0"}
+    environment = {**os.environ, "CGO_ENABLED": "0"}
     run("go", "build", *options, "-o", f"{BIN}/", "tool", cwd=module, env=environment)
     if name == "etcd":
         (BIN / "server").rename(BIN / "etcd")

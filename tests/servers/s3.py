@@ -1,6 +1,6 @@
-"""A real S3 server for tests: SeaweedFS, from its Go module (tests/cluster/programs/seaweedfs/go.mod).
+"""A real S3 server for tests: SeaweedFS, whose program comes as a Python package.
 
-In: the `weed` binary that `make test` builds and an empty folder. Out: an `S3Server` on free loopback ports,
+In: the `weed` program of the environment and an empty folder. Out: an `S3Server` on free loopback ports,
 with one bucket, an owner who may do everything and a reader who may not write. It is given out once an object has been
 written and read back, and it ends with the `with` block, or with the process that started it.
 """
@@ -26,7 +26,7 @@ from typing import Any
 import obstore
 from obstore.store import S3Store
 
-WEED = Path(__file__).parents[2] / "build" / "bin" / "weed"
+WEED = Path(sys.prefix) / "bin" / "weed"
 BUCKET = "finetune"
 _READY_SECONDS = 60
 
@@ -98,7 +98,7 @@ def started_proxy(server: S3Server) -> Iterator[S3Proxy]:
 def s3_server(folder: Path) -> Iterator[S3Server]:
     """Run SeaweedFS on `folder` for the length of the block."""
     if not WEED.exists():
-        raise RuntimeError(f"{WEED} is missing: run the tests by `make test`, which builds it.")
+        raise RuntimeError(f"{WEED} is missing: run `make setup`.")
     ports = dict(zip(_SERVICES, free_ports(len(_SERVICES)), strict=True))
     config, log = folder / "s3.json", folder / "weed.log"
     config.write_text(json.dumps(_identities()))
