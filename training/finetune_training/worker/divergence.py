@@ -1,8 +1,9 @@
 """A run's losses → whether it still learns.
 
 In: each step, and the scores on the held-out rows. Out: nothing, a warning, or a User error before anything of it is saved. What
-is not finite never recovers. In BF16 a run that diverges may stay finite for ever: a model that is worse than one that
-guesses, with every token as likely as any other (loss ln V), for several steps, having been better before, has diverged too.
+is not finite never recovers. A run that diverges may also stay finite for ever: a model that knows no more than one that
+guesses, with every token as likely as any other (loss ln V), for several steps, having known more before, has diverged too.
+Seen are both: losses far above that, and a dead model, whose loss is ln V to the last digit.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from finetune_training.events.result import Scores
 
 _IN_A_ROW = 10
 """Steps: a spike or two, as of a batch of odd rows, is no divergence."""
-_KNOWS = 0.9
-"""Of the loss of guessing: a model with less knows something. One that knows nothing yet is on either side of guessing."""
+_KNOWS, _KNOWS_NOTHING = 0.9, 0.98
+"""Of the loss of guessing: with less than the one a model knows something, with more than the other nothing. One that has not
+learnt yet is about there, on either side of guessing."""
 
 
 class Divergence:
@@ -35,7 +37,7 @@ class Divergence:
         if step.gradient_norm is not None and not math.isfinite(step.gradient_norm):
             raise _not_finite(f"The gradient of step {step.step} has norm {step.gradient_norm}.")
         self._better_once = self._better_once or self._knows(step.loss)
-        if step.loss <= self._guessing:
+        if not self._knows_nothing(step.loss):
             self._worse_since = 0
             return
         self._worse_since = self._worse_since or step.step
@@ -43,10 +45,10 @@ class Divergence:
             raise self._diverged(f"Since step {self._worse_since} the loss", step.loss)
 
     def compare(self, base: Scores | None, tuned: Scores) -> Warned | None:
-        """What is to be said of the trained model. Raises a User error: it is worse than guessing, and its base is not."""
+        """What is to be said of the trained model. Raises a User error: it knows nothing, and its base does."""
         if base is None or tuned.loss <= base.loss:
             return None
-        if self._knows(base.loss) and tuned.loss > self._guessing:
+        if self._knows(base.loss) and self._knows_nothing(tuned.loss):
             raise self._diverged("The trained model's loss on the held-out rows", tuned.loss)
         return Warned(
             f"On the held-out rows the trained model is worse than its base: loss {tuned.loss:.4g} against {base.loss:.4g}. "
@@ -57,11 +59,14 @@ class Divergence:
     def _knows(self, loss: float) -> bool:
         return loss < _KNOWS * self._guessing
 
+    def _knows_nothing(self, loss: float) -> bool:
+        return loss > _KNOWS_NOTHING * self._guessing
+
     def _diverged(self, what: str, loss: float) -> FinetuneError:
         return user_error(
             "LossDiverged",
-            f"{what} is worse than guessing among all tokens: {loss:.4g}, and guessing has {self._guessing:.4g}. The run has "
-            "diverged, and no step mends that.",
+            f"{what} is that of a model that knows nothing: {loss:.4g}, and guessing among all tokens has "
+            f"{self._guessing:.4g}. The run has diverged, and no step mends that.",
             "Lower spec.training.learningRate, or warm up longer. The checkpoints from before are there: "
             "finetune checkpoints list.",
         )

@@ -37,6 +37,7 @@ def _checked(losses: list[float], *, base: float | None = None) -> str:
     ("losses", "base", "expected"),
     [
         pytest.param([4.0, *[13.0] * 9, 4.0, *[13.0] * 9], None, "", id="it comes back"),
+        pytest.param([4.0, *[GUESSING] * 10], None, "User LossDiverged 11", id="it is dead: every token is as likely"),
         pytest.param([4.0, *[13.0] * 10], None, "User LossDiverged 11", id="it was better before"),
         pytest.param([13.0] * 10, 4.0, "User LossDiverged 10", id="the base was better"),
         pytest.param([GUESSING + 0.1] * 50, None, "", id="trained from nothing: it never was better"),
@@ -63,6 +64,6 @@ def test_a_model_that_is_worse_than_its_base_is_said_to_be() -> None:
     worse = watch.compare(_scores(3.0), _scores(3.5))
     assert worse is not None
     assert "loss 3.5 against 3" in worse.message
-    with pytest.raises(FinetuneError, match="worse than guessing") as caught:
+    with pytest.raises(FinetuneError, match="knows nothing") as caught:
         watch.compare(_scores(3.0), _scores(5.0))
     assert caught.value.failure.reason == "LossDiverged"
