@@ -67,8 +67,7 @@ class Divergence:
             "LossDiverged",
             f"{what} is that of a model that knows nothing: {loss:.4g}, and guessing among all tokens has "
             f"{self._guessing:.4g}. The run has diverged, and no step mends that.",
-            "Lower spec.training.learningRate, or warm up longer. The checkpoints from before are there: "
-            "finetune checkpoints list.",
+            "Lower spec.training.learningRate, or warm up longer. `finetune checkpoints list` names those from before, if any.",
         )
 
 
