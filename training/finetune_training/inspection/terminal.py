@@ -88,7 +88,8 @@ def _legend(console: Console, *, colours: bool) -> Text:
 
 def _body(row: Specimen, console: Console, *, colours: bool) -> None:
     parts = _coloured(row, console) if colours else map(Text, _bracketed(row, console))
-    for line in Text.assemble(*parts).split("\n", allow_blank=True):
+    lines = Text.assemble(*parts).split("\n", allow_blank=True)
+    for line in lines if lines[-1].plain.strip() else lines[:-1]:
         _line(line, console, indent=_INDENT * 2)
 
 

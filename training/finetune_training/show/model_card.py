@@ -30,8 +30,8 @@ def render_model_card(
     artifact_format: ArtifactFormat,
     sources: Sequence[str] = (),
 ) -> str:
-    """The model card of the artifact of that format. Its checksums are there when `result.artifacts` has it. `sources`: a sentence
-    for each; no row is quoted, because a card goes where the data may not."""
+    """The model card of the artifact of that format. Its checksums are there when `result.artifacts` has it. `sources`: a
+    sentence for each; no row is quoted, because a card goes where the data may not."""
     artifact = next((found for found in result.artifacts if found.format == artifact_format.value), None)
     sections = [
         f"# {job.name}",
