@@ -12,7 +12,16 @@ import pytest
 from tests.cli import environment, finetune, write_job, write_rows
 from tests.tiny import VOCABULARY, write_tokenizer
 
-CONFIG = {"model_type": "llama", "vocab_size": VOCABULARY, "max_position_embeddings": 2048, "eos_token_id": 0}
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 2048,
+    "eos_token_id": 0,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 HEAVY = ("torch", "ray", "deepspeed", "peft", "trl", "datasets", "matplotlib")
 
 

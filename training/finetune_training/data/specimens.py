@@ -7,6 +7,7 @@ are rendered by the functions that prepare the data, so what is shown is what is
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from finetune_training.data.render import NO_SUPERVISED_TOKEN, Document, Options, Outcome, render
@@ -53,7 +54,7 @@ def _specimen(row: Row, outcome: Outcome, tokenizer: Any) -> Specimen:
     split = (f"the first of its {len(documents):,} samples",) if len(documents) > 1 else ()
     cut = ("cut to maxLength: its end is lost",) if outcome.truncated else ()
     lost = (f"the chat template leaves out {', '.join(outcome.lost)}",) if outcome.lost else ()
-    return Specimen(**{**vars(found), "notes": (*split, *cut, *lost)})
+    return replace(found, notes=(*split, *cut, *lost))
 
 
 def _dropped(outcome: Outcome) -> tuple[str, ...]:

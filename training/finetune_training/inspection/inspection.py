@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +36,8 @@ _KEPT: Final = 2
 """So many rows are kept with a run,"""
 _LIMIT: Final = 1_500
 """and of each so many characters."""
+_HELD_OUT: Final = "held out"
+"""Of rows of the validation's own source. Which other rows are held out is known when all are prepared."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,19 @@ def _looked_at(subject: Subject, count: int) -> tuple[tuple[Specimen, ...], list
         seen = specimens(rows, subject.tokenizer, subject.options)
     except FinetuneError as error:
         return (), [wrong("rows", error)]
-    return tuple(seen if count else ()), [*found, *check_rows(seen)]
+    noted = _noted(seen, subject.files)
+    return tuple(noted if count else ()), [*found, *check_rows(seen)]
+
+
+def _noted(rows: Sequence[Specimen], files: Sequence[SourceFile]) -> list[Specimen]:
+    """The rows, those of the validation's own source noted as such."""
+    held_out = tuple(f"{file.file.uri}{then}" for file in files if file.held_out for then in (":", ", row "))
+    return [replace(row, notes=(*row.notes, _HELD_OUT)) if row.where.startswith(held_out) else row for row in rows]
 
 
 def seen_in(inspection: Inspection) -> Inspected:
-    """What a run tells and keeps of it: its report shows these rows."""
-    teaching = [row for row in inspection.rows if not row.dropped]
+    """What a run tells and keeps of it: its report shows these rows, those that train first."""
+    teaching = sorted((row for row in inspection.rows if not row.dropped), key=lambda row: _HELD_OUT in row.notes)
     rows = tuple(row.shortened(_LIMIT) for row in (teaching or inspection.rows)[:_KEPT])
     return Inspected(tuple(map(sentence_of, inspection.sources)), rows)
 

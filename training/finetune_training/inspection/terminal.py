@@ -88,7 +88,7 @@ def _legend(console: Console, *, colours: bool) -> Text:
 
 def _body(row: Specimen, console: Console, *, colours: bool) -> None:
     parts = _coloured(row, console) if colours else map(Text, _bracketed(row, console))
-    lines = Text.assemble(*parts).split("\n", allow_blank=True)
+    lines = list(Text.assemble(*parts).split("\n", allow_blank=True))
     for line in lines if lines[-1].plain.strip() else lines[:-1]:
         _line(line, console, indent=_INDENT * 2)
 
@@ -114,7 +114,7 @@ def _bracketed(row: Specimen, console: Console) -> Iterator[str]:
 
 def _line(text: Text, console: Console, *, indent: str = _INDENT) -> None:
     """A line, wrapped on a terminal only: a log is searched and a path is copied."""
-    lines = text.wrap(console, max(1, console.width - len(indent))) if console.is_terminal else [text]
+    lines = list(text.wrap(console, max(1, console.width - len(indent)))) if console.is_terminal else [text]
     for line in lines or [Text()]:
         console.print(Text.assemble(indent, line), soft_wrap=True)
 

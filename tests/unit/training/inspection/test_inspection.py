@@ -115,12 +115,23 @@ def test_without_rows_the_checks_are_the_same(model: Path, tmp_path: Path) -> No
     assert [each.check for each in seen.checks] == [each.check for each in looked_at(model, given).checks]
 
 
+def test_rows_of_the_validations_own_source_are_noted_and_kept_last(model: Path, tmp_path: Path) -> None:
+    held_out = {"validation": {"uri": str(write_rows(tmp_path / "held.jsonl"))}}
+    seen = looked_at(model, spec(write_rows(tmp_path / "rows.jsonl"), **held_out))
+    assert [(row.where[-12:], row.notes) for row in seen.rows] == [
+        ("rows.jsonl:1", ()),
+        ("held.jsonl:1", ("held out",)),
+        ("rows.jsonl:2", ()),
+    ]
+    assert [row.where[-12:] for row in seen_in(seen).rows] == ["rows.jsonl:1", "rows.jsonl:2"]
+
+
 def test_a_run_keeps_two_short_rows_that_teach_something(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspections, "_LIMIT", 30)
     kept = seen_in(looked_at(model, spec(write_rows(tmp_path / "rows.jsonl"))))
-    assert kept.sources == ("spec.dataset.train[0]: 1 file, 7.2 kB, JSONL; rows are Messages.",)
+    assert kept.sources == ("spec.dataset.train[0]: 1 file, 6.8 kB, JSONL; rows are Messages.",)
     assert len(kept.rows) == 2
     assert all(piece.ids == () for row in kept.rows for piece in row.pieces)
     assert any("characters …" in piece.text for piece in kept.rows[0].pieces)
