@@ -20,6 +20,8 @@ from rich.console import RenderableType
 from finetune_training.checkpoint.run_folder import REPORT, finished
 from finetune_training.cli import checkpoint_commands
 from finetune_training.cli.guarded import guarded
+from finetune_training.cli.inspect import Wanted
+from finetune_training.cli.inspect import inspect as look
 from finetune_training.cli.validate import plan_text
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.jobfile import json_schema, read_job
@@ -59,10 +61,29 @@ def validate(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Ranks. Default: as spec.resources says.")
     ] = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Look at the data and the tokenizer too, as `finetune inspect` does.")
+    ] = False,
 ) -> None:
     """Check the file, and print what would be done: batches, ranks, the DeepSpeed config."""
     console = console_on(sys.stdout)
     guarded(lambda: console.out(plan_text(read_job(job_file), ranks=workers), highlight=False))
+    if data:
+        guarded(lambda: look(read_job(job_file), Wanted(rows=0), console))
+
+
+@app.command()
+def inspect(
+    job_file: JobFile,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows of each kind that are shown.")] = 3,
+    row: Annotated[
+        str,
+        typer.Option("--row", help="One row alone: its place (rows.jsonl:12), its number, or its identity."),
+    ] = "",
+    html: Annotated[Path | None, typer.Option("--html", help="Write what is shown as a page, too.")] = None,
+) -> None:
+    """Show what will be trained: sources, rows as the model sees them, checks. Exit code 1: a check has found an error."""
+    guarded(lambda: look(read_job(job_file), Wanted(rows, row, html), console_on(sys.stdout)))
 
 
 @app.command()

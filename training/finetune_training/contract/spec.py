@@ -9,7 +9,7 @@ and the standard library only. The docstring under a field is its documentation 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -67,6 +67,10 @@ class ModelSpec(Strict):
     """Attention implementation. Auto: the one that transformers chooses."""
 
 
+ALL_LINEAR: Final = "all-linear"
+"""Every linear layer but the output layer."""
+
+
 class LoRA(Strict):
     """Low-rank adapters (PEFT's LoraConfig)."""
 
@@ -76,7 +80,7 @@ class LoRA(Strict):
     """Scale: the adapter's output is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout before the adapter."""
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | list[str] = ALL_LINEAR
     """Which modules get an adapter: `all-linear`, a regular expression, or names."""
 
 

@@ -45,10 +45,12 @@ from finetune_training.events.progress import (
     Stage,
     StageStarted,
     Trained,
+    Warned,
 )
 from finetune_training.events.result import Evaluations, RunResult, Scores
+from finetune_training.inspection.inspection import inspect, seen_in
 from finetune_training.model.fetch import default_cache, fetch_tokenizer
-from finetune_training.preflight.findings import findings, heed
+from finetune_training.preflight.findings import heed
 from finetune_training.show.model_card import render_model_card
 from finetune_training.show.report import ReportInputs, render_report
 from finetune_training.store.located import located
@@ -74,6 +76,7 @@ class _Run:
         self._started = time.time()
         self._resolution = read_resolution(self._store)
         self._resumed_from: int | None = None
+        self._warned: set[str] = set()
 
     def execute(self) -> RunResult:
         try:
@@ -116,8 +119,16 @@ class _Run:
             job = _with_revision(job, self._resolution.model_revision)
         fetched = fetch_tokenizer(job.spec.model, cache=default_cache())
         if self._resolution is None:  # else an attempt before this one has passed
-            heed(findings(fetched.folder, job.spec), self._tell)
+            self._look_at(job, fetched.folder)
         return (_with_revision(job, fetched.revision) if on_hub else job), fetched.folder
+
+    def _look_at(self, job: Job, model: Path) -> None:
+        """All that the first rows, the tokenizer and the config can tell is told before Ray starts."""
+        self._tell(StageStarted(Stage.PREPARING, "a look at the data"))
+        seen = inspect(job.spec, model)
+        if seen.sources:
+            self._tell(seen_in(seen))
+        heed(seen.checks, self._tell)
 
     def _data(self, job: Job, tokenizer_folder: Path) -> DataManifest:
         """The run's data: what the first attempt prepared, whatever has become of the sources since."""
@@ -181,13 +192,19 @@ class _Run:
         """Report, model cards, and last the metrics: with them the run is done."""
         check_fence(self._store, self._attempt.turn)
         job, statistics = self._request.job, data.statistics
-        inputs = ReportInputs(
-            job, self._request.text, result, statistics, data.max_length, self._records(), time.time()
-        )
+        records = self._records()
+        inputs = ReportInputs(job, self._request.text, result, statistics, data.max_length, records, time.time())
+        inspected = read_history(records).inspected
         self._store.put(REPORT, render_report(inputs).encode())
         for artifact in result.artifacts:
             kind = ArtifactFormat(artifact.format)
-            card = render_model_card(job=job, result=result, statistics=statistics, artifact_format=kind).encode()
+            card = render_model_card(
+                job=job,
+                result=result,
+                statistics=statistics,
+                artifact_format=kind,
+                sources=inspected.sources if inspected else (),
+            ).encode()
             copies = [output.uri for output in located_job.spec.output if output.uri and output.format is kind]
             for folder in (artifact.uri, *copies):
                 open_store(folder).put("README.md", card)
@@ -206,6 +223,10 @@ class _Run:
     def _tell(self, event: Event) -> None:
         if isinstance(event, Resumed):
             self._resumed_from = event.step
+        if isinstance(event, Warned):  # what the first rows showed is met again when all are prepared
+            if event.message in self._warned:
+                return
+            self._warned.add(event.message)
         for sink in self._sinks:
             sink.show(event)
         if isinstance(event, CheckpointSaved):

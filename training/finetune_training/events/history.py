@@ -17,6 +17,7 @@ from finetune_training.events.progress import (
     CheckpointSaved,
     Evaluated,
     Event,
+    Inspected,
     Restarted,
     Resumed,
     Stage,
@@ -24,13 +25,16 @@ from finetune_training.events.progress import (
     Step,
     Warned,
 )
+from finetune_training.events.specimen import Specimen
 
-_EVENTS = {kind.__name__: kind for kind in (StageStarted, Step, Evaluated, CheckpointSaved, Restarted, Resumed, Warned)}
+_KINDS = (StageStarted, Inspected, Step, Evaluated, CheckpointSaved, Restarted, Resumed, Warned)
+_EVENTS = {kind.__name__: kind for kind in _KINDS}
 
 
 @dataclass(frozen=True)
 class History:
-    """Steps and evaluations in order. `baseline` is the base model's evaluation. `ended`: time of the last event."""
+    """Steps and evaluations in order. `baseline` is the base model's evaluation. `ended`: time of the last event.
+    `inspected`: the newest look at the data."""
 
     steps: list[Step]
     baseline: Evaluated | None
@@ -38,6 +42,7 @@ class History:
     checkpoints: list[CheckpointSaved]
     warnings: list[str]
     ended: float | None
+    inspected: Inspected | None = None
 
     @property
     def tokens(self) -> int:
@@ -50,7 +55,7 @@ def read_history(records: Iterable[dict[str, Any]]) -> History:
     evaluations: dict[int, Evaluated] = {}
     checkpoints: dict[str, CheckpointSaved] = {}
     warnings: dict[str, None] = {}
-    baseline, ended = None, None
+    baseline, ended, inspected = None, None, None
     for record in records:
         match event := event_of(record):
             case Step():
@@ -62,6 +67,8 @@ def read_history(records: Iterable[dict[str, Any]]) -> History:
                     baseline = event
                 else:
                     evaluations[event.step] = event
+            case Inspected():
+                inspected = event
             case CheckpointSaved():
                 checkpoints[event.uri] = event
             case Resumed():
@@ -78,6 +85,7 @@ def read_history(records: Iterable[dict[str, Any]]) -> History:
         checkpoints=sorted(checkpoints.values(), key=lambda saved: (saved.step, saved.time)),
         warnings=list(warnings),
         ended=ended,
+        inspected=inspected,
     )
 
 
@@ -92,6 +100,9 @@ def event_of(record: dict[str, Any]) -> Event | None:
     try:
         if kind is StageStarted:
             known["stage"] = Stage(known["stage"])
+        if kind is Inspected:
+            known["sources"] = tuple(known["sources"])
+            known["rows"] = tuple(map(Specimen.from_record, known["rows"]))
         event: Event = kind(**known)
     except (TypeError, KeyError, ValueError):  # fields are missing
         return None

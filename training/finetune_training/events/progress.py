@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 from pydantic.alias_generators import to_camel
 
+from finetune_training.events.specimen import Specimen
+
 
 class Stage(StrEnum):
     """What a run is doing. The values are the phases of the API."""
@@ -35,6 +37,15 @@ class StageStarted:
 
     stage: Stage
     note: str = ""
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What was seen before anything ran: a sentence for each source, and some rows as they are trained, shortened."""
+
+    sources: tuple[str, ...]
+    rows: tuple[Specimen, ...] = ()
     time: float = field(default_factory=time.time)
 
 
@@ -167,7 +178,9 @@ class Away:
     over: bool = False
 
 
-Event = StageStarted | Prepared | Step | Evaluated | CheckpointSaved | Resumed | Restarted | MemoryUse | Warned
+Event = (
+    StageStarted | Inspected | Prepared | Step | Evaluated | CheckpointSaved | Resumed | Restarted | MemoryUse | Warned
+)
 Report = Event | Trained | Away
 
 

@@ -13,10 +13,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from finetune_training.contract.spec import MethodType, RunSpec
+from finetune_training.contract.spec import ALL_LINEAR, MethodType, RunSpec
 from finetune_training.model.refusals import not_loadable
-
-ALL = "all-linear"
 
 
 def lora_config(spec: RunSpec) -> LoraConfig | None:
@@ -38,7 +36,7 @@ def targets(spec: RunSpec) -> str | list[str]:
     """A text that is a plain name means that name. For PEFT any text is a regular expression of the whole path, which a name
     alone never is."""
     said = spec.method.lora.target_modules
-    return [said] if isinstance(said, str) and said.lower() != ALL and re.fullmatch(r"[\w.]+", said) else said
+    return [said] if isinstance(said, str) and said.lower() != ALL_LINEAR and re.fullmatch(r"[\w.]+", said) else said
 
 
 def outline(folder: Path, spec: RunSpec) -> PreTrainedModel:

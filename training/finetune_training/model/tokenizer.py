@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import sys
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -78,6 +79,13 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
             detail=str(error)[:600],
         ) from error
     return tokenizer
+
+
+def do_without_torch() -> None:
+    """From now on this process has no torch: transformers imports it with the first tokenizer (4 s), and none of its
+    tokenizers needs it. For a process that loads no model and runs no code that came with one."""
+    if "torch" not in sys.modules:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say that there is none
 
 
 def portable(folder: Path, *, trust_remote_code: bool) -> Portable:

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetune_training.contract.failure import FinetuneError, user_error
-from finetune_training.contract.spec import MethodType, RunSpec
-from finetune_training.model.lora import ALL, lora_config, targets
+from finetune_training.contract.spec import ALL_LINEAR, MethodType, RunSpec
+from finetune_training.model.lora import lora_config, targets
 from finetune_training.preflight.finding import Finding, good, wrong
 
 CHECK = "LoRA"
@@ -48,7 +48,7 @@ def check_adapters(model: PreTrainedModel, spec: RunSpec) -> list[Finding]:
 def _matched(model: PreTrainedModel, spec: RunSpec) -> list[str]:
     """The paths of the modules that are named, empty where all linear ones are. Raises a User error for what they cannot be."""
     said = targets(spec)
-    if isinstance(said, str) and said.lower() == ALL:
+    if isinstance(said, str) and said.lower() == ALL_LINEAR:
         return []
     modules = {path: module for path, module in model.named_modules() if path}
     matched = _found(said, modules, model)
@@ -106,7 +106,7 @@ def _near(missing: list[str], modules: dict[str, Any]) -> str:
 def _refused(model: PreTrainedModel, message: str, near: str = "", *, also: str = "") -> FinetuneError:
     head = model.get_output_embeddings()
     linear = [path for path, each in model.named_modules() if isinstance(each, _LINEAR) and each is not head]
-    remedy = f"It is {ALL}, a regular expression of whole paths, or names out of these: {_counted(linear)}.{near}{also}"
+    remedy = f"It is {ALL_LINEAR}, a regular expression of whole paths, or names out of these: {_counted(linear)}.{near}{also}"
     return user_error("InvalidTargetModules", message, remedy)
 
 

@@ -24,6 +24,7 @@ from finetune_training.events.progress import (
     CheckpointSaved,
     Evaluated,
     Event,
+    Inspected,
     MemoryUse,
     Prepared,
     Restarted,
@@ -181,6 +182,8 @@ def _describe(event: Event) -> str:
     match event:
         case StageStarted():
             return f"{event.stage}: {event.note}" if event.note else event.stage
+        case Inspected():
+            return "\n".join(event.sources)
         case Prepared():
             return _data(event)
         case Step():

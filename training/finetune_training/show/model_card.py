@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -27,15 +28,17 @@ def render_model_card(
     result: RunResult,
     statistics: Statistics,
     artifact_format: ArtifactFormat,
+    sources: Sequence[str] = (),
 ) -> str:
-    """The model card of the artifact of that format. Its checksums are there when `result.artifacts` has it."""
+    """The model card of the artifact of that format. Its checksums are there when `result.artifacts` has it. `sources`: a
+    sentence for each; no row is quoted, because a card goes where the data may not."""
     artifact = next((found for found in result.artifacts if found.format == artifact_format.value), None)
     sections = [
         f"# {job.name}",
         _what(job, result, artifact_format),
         "## Scores\n\n" + _scores(result),
         "## How to load it\n\n" + _loading(job, result, artifact_format),
-        "## How it was trained\n\n" + _training(job, result, statistics),
+        "## How it was trained\n\n" + _training(job, result, statistics, sources),
         *([] if not result.samples else ["## A sample\n\n" + _sample(result.samples[0])]),
         *([] if artifact is None else ["## Checksums\n\n" + _checksums(artifact)]),
     ]
@@ -118,7 +121,7 @@ def _loading(job: Job, result: RunResult, artifact_format: ArtifactFormat) -> st
     return f"With `pip install {needs}`:\n\n" + _fenced("\n".join(lines), "python")
 
 
-def _training(job: Job, result: RunResult, statistics: Statistics) -> str:
+def _training(job: Job, result: RunResult, statistics: Statistics, sources: Sequence[str]) -> str:
     spec = job.spec
     lora = spec.method.lora
     modules = lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
@@ -135,6 +138,7 @@ def _training(job: Job, result: RunResult, statistics: Statistics) -> str:
         f"seed {training.seed}",
         f"Data: {wording.times(statistics.rows, 'row')}, {wording.count(tokens)} tokens, {supervised} of them supervised; "
         f"fingerprint {_code(result.data_fingerprint)}",
+        *sources,
         f"Made with {versions}" if versions else "Made with finetune-operator",
     ]
     return "\n".join(f"- {fact}" for fact in facts)

@@ -25,6 +25,7 @@ from finetune_training.events.result import RunResult
 from finetune_training.events.usage import spent
 from finetune_training.show import plots
 from finetune_training.show.canvas import Size
+from finetune_training.show.marks import marked
 
 _SAMPLE_LIMIT = 4_000
 """Sixteen prompts of this length with two answers, and everything else, stay below 1.5 MB even when each character has to be
@@ -104,6 +105,8 @@ def render_report(inputs: ReportInputs) -> str:
         lengths=_lengths(inputs),
         samples=[_sample(sample.prompt, sample.base, sample.tuned) for sample in inputs.result.samples],
         data=_data(inputs.statistics),
+        sources=history.inspected.sources if history.inspected else (),
+        rows=[(row, marked(row)) for row in (history.inspected.rows if history.inspected else ())],
         time=_time(inputs),
         checkpoints=history.checkpoints,
         job_yaml=wording.shortened(inputs.job_yaml, _YAML_LIMIT),

@@ -6,7 +6,17 @@ import json
 import math
 
 from finetune_training.events.history import History, read_history
-from finetune_training.events.progress import Event, Restarted, Resumed, Stage, StageStarted, Warned, as_record
+from finetune_training.events.progress import (
+    Event,
+    Inspected,
+    Restarted,
+    Resumed,
+    Stage,
+    StageStarted,
+    Warned,
+    as_record,
+)
+from finetune_training.events.specimen import Piece, Specimen
 from tests.finished_run import evaluated, saved, step
 
 
@@ -78,3 +88,12 @@ def test_a_restart_of_the_ranks_is_a_warning_of_the_report() -> None:
     found = history(step(1), step(2), Restarted(1, "Rank 1 is gone."), Resumed(1, "r"), step(2))
     assert found.warnings == ["The ranks were started again: Rank 1 is gone."]
     assert [each.step for each in found.steps] == [1, 2]
+
+
+def test_what_was_seen_before_a_run_is_kept_and_the_newest_look_counts() -> None:
+    row = Specimen(
+        "rows.jsonl:1", "f" * 16, "Text", 2, 1, (Piece("a", learnt=False), Piece("b", learnt=True)), ("cut",)
+    )
+    found = history(Inspected(("old",), time=1.0), Inspected(("new",), (row,), time=2.0), *(step(1),))
+    assert found.inspected == Inspected(("new",), (row,), time=2.0)
+    assert history(step(1)).inspected is None

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 from rich.console import Console
 
-from finetune_training.events.progress import Event, Prepared, Resumed, Stage, StageStarted, Step, Warned
+from finetune_training.events.progress import Event, Inspected, Prepared, Resumed, Stage, StageStarted, Step, Warned
 from finetune_training.show.display import LiveProgress, PlainProgress, progress_on
 from tests.finished_run import STARTED, evaluated, saved, step
 
@@ -43,6 +43,7 @@ def live(*events: Event, width: int = 80, encoding: str = "utf-8") -> str:
 def test_a_log_has_one_line_for_each_thing_that_happens() -> None:
     assert plain(
         StageStarted(Stage.PREPARING, "37 rows"),
+        Inspected(("train[0]: 1 file.", "train[1]: 2 files.")),
         Prepared(1_234, 1, 0, 64, True, 0.9844),
         Prepared(40, 38, 2, 64, False, 0.4),
         Resumed(10, "runs/s/checkpoints/step-00000010-a1"),
@@ -55,6 +56,7 @@ def test_a_log_has_one_line_for_each_thing_that_happens() -> None:
         StageStarted(Stage.SUCCEEDED),
     ) == [
         "Preparing: 37 rows",
+        "train[0]: 1 file. train[1]: 2 files.",
         "Data: 1,234 rows → 1 packed sample of 64 tokens, 98.4 % full",
         "Data: 40 rows → 38 samples of at most 64 tokens, 40 % full, 2 held out",
         "Resumed from step 10: runs/s/checkpoints/step-00000010-a1",

@@ -88,6 +88,17 @@ def test_the_card_says_what_was_trained_on_what_how_and_how_good_the_outcome_is(
     ]
 
 
+def test_the_card_says_what_the_sources_were_like_and_quotes_no_row() -> None:
+    text = render_model_card(
+        job=job(),
+        result=result(),
+        statistics=STATISTICS,
+        artifact_format=ADAPTER,
+        sources=("spec.dataset.train[0]: 37 files, 5.4 MB, Text; rows are Text.",),
+    )
+    assert "\n- spec.dataset.train[0]: 37 files, 5.4 MB, Text; rows are Text.\n" in text
+
+
 def test_a_card_without_evaluation_claims_nothing() -> None:
     text = card(evaluation=Evaluations(), samples=[])
     assert "The model was not evaluated." in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from finetune_training.events.progress import Stage, StageStarted, Warned, as_record
+from finetune_training.events.progress import Inspected, Stage, StageStarted, Warned, as_record
 from finetune_training.events.result import Artifact, ArtifactFile, Evaluations, Sample
+from finetune_training.events.specimen import Piece, Specimen
 from finetune_training.show.report import ReportInputs, render_report
 from tests.finished_run import JOB_YAML, STARTED, STATISTICS, job, records, result, scores, step
 
@@ -144,6 +146,19 @@ def test_hostile_text_is_shown_and_never_obeyed() -> None:
     assert [name for _, attributes in shown.tags for name in attributes if name.startswith("on")] == []
     assert shown.texts.count(HOSTILE) >= 14
     assert shown.values("title").count(HOSTILE) == 4
+
+
+def test_the_data_is_shown_as_the_model_has_seen_it_and_never_obeyed() -> None:
+    pieces = (Piece("ask", learnt=False), Piece(HOSTILE, learnt=True), Piece("</s>", learnt=True, special=True))
+    row = Specimen(f"{HOSTILE}.jsonl:1", "f" * 16, "Messages", 9, 4, pieces, ("cut to maxLength",))
+    seen = as_record(Inspected(("train[0]: 1 file, 1 kB.",), (row,)))
+    html = render_report(inputs(records=[json.loads(json.dumps(seen)), *records()]))
+    shown = Page(html)
+    assert {"script", "img"}.isdisjoint(tag for tag, _ in shown.tags)
+    assert [tag for tag, _ in shown.tags].count("mark") == 2  # the legend's and the row's
+    for text in ("train[0]: 1 file, 1 kB.", "9 tokens, 4 learnt", "cut to maxLength", "ask"):
+        assert text in shown.text
+    assert "As the model sees it" not in render_report(inputs())
 
 
 def test_line_breaks_of_answers_are_kept() -> None:

@@ -1,0 +1,1 @@
+"""What will be trained, looked at before it is: sources, rows as the model sees them, checks."""
