@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
 
 from finetune_training.chat.habits import habits_of
 from finetune_training.chat.template import Template, asked_by
 from finetune_training.sources.rows import Messages
 
 _NOW, _DAY, _RULE = "finetunetoday", "finetuneday", "finetunerule"
+_TODAY = "{%- macro strftime_now(format) -%}" + _NOW + "{%- endmacro -%}"
+"""Takes the place of what the renderer gives to every template."""
 _LIKE_A_DATE = re.compile(r"date|today|time", re.IGNORECASE)
 
 
@@ -45,15 +46,13 @@ def _sets(name: str, row: Messages, template: Template) -> bool:
     return _DAY in text and _NOW not in text
 
 
-def _rendered(row: Messages, template: Template, **given: Any) -> str:
-    names = {**dict(template.tokens), "strftime_now": _now, **given}
-    tried = replace(template, tokens=tuple(sorted(names.items(), key=lambda each: each[0])))
+def _rendered(row: Messages, template: Template, **given: str) -> str:
+    names = dict(template.tokens) | given
+    tried = replace(
+        template, text=_TODAY + template.text, tokens=tuple(sorted(names.items(), key=lambda each: each[0]))
+    )
     habits = habits_of(template)
     try:
         return tried.render([habits.given(message) for message in row.messages], tools=row.tools)[0]
     except Exception:  # whatever a template raises is said where the row is rendered
         return ""
-
-
-def _now(_: str) -> str:
-    return _NOW
