@@ -19,7 +19,13 @@ from finetune_training.chat.template import HIDDEN, Message, Template, template_
 _QUESTION, _ANSWER, _THOUGHT, _NEXT = "finetunequestion", "finetuneanswer", "finetunethought", "finetunenext"
 _THOUGHTS = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
 _OPENED = re.compile(r"<think>\s*(</think>\s*)?$")
-_CALL: dict[str, Any] = {"type": "function", "id": "finetune1"}
+_OPEN = re.compile(r"<think>\s*$")
+_CALLED = "finetunecall"
+_CALL: dict[str, Any] = {
+    "type": "function",
+    "id": "finetune1",
+    "function": {"name": _CALLED, "arguments": {"finetune": "argument"}},
+}
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """The keys of a message that hold what the model thought before it spoke."""
 
@@ -37,6 +43,7 @@ class Thoughts(StrEnum):
 class Habits:
     """`asks` begins the user's turn, `header` the assistant's. `end`: the special token after its words; `follows`: where there
     is none, the special token that the next turn begins with; `tail`: where there is neither, the text after its words.
+    `call_end`: the special token after a tool's call. `lead`: what the template writes between the prompt and the words.
     `arguments_as_text`: those of tool calls are wanted as JSON. `known`: a question and an answer are rendered at all."""
 
     parts: bool = False
@@ -46,6 +53,8 @@ class Habits:
     end: str = ""
     follows: str = ""
     tail: str = ""
+    call_end: str = ""
+    lead: str = ""
     arguments_as_text: bool = False
     known: bool = True
 
@@ -53,6 +62,11 @@ class Habits:
     def headers(self) -> tuple[str, ...]:
         """The header, and the header of a turn without thoughts, where the prompt opens some."""
         return tuple(dict.fromkeys((self.header, _OPENED.sub("", self.header))))
+
+    @property
+    def opens_thoughts(self) -> bool:
+        """Whether the prompt begins a thought and leaves it to the model to end it."""
+        return bool(_OPEN.search(self.header))
 
     def given(self, message: Message) -> Message:
         """The message in the form that the template takes."""
@@ -79,6 +93,7 @@ def habits_of(template: Template) -> Habits:
     follows = "" if end else template.special_at(more.partition(_ANSWER)[2])
     header = _header(template, parts)
     between = more.partition(_ANSWER)[2].partition(_NEXT)[0]
+    wants_text = _wants_text(template, parts)
     return Habits(
         parts=parts,
         thoughts=_thoughts(template, parts, header),
@@ -87,7 +102,9 @@ def habits_of(template: Template) -> Habits:
         end=end,
         follows=follows,
         tail="" if end or follows else after.strip(),
-        arguments_as_text=_wants_text(template, parts),
+        call_end=_call_end(template, parts, as_text=wants_text),
+        lead=_lead(template, parts, text),
+        arguments_as_text=wants_text,
     )
 
 
@@ -99,6 +116,15 @@ def end_of_turn(tokenizer: Any) -> int | None:
     habits = habits_of(template_of(tokenizer, training=False))
     token = habits.end or habits.follows
     return int(tokenizer.convert_tokens_to_ids(token)) if token else None
+
+
+def ends_of_turns(tokenizer: Any) -> list[int]:
+    """All special tokens that end the assistant's turns: what it says, and what it calls."""
+    if not tokenizer.chat_template:
+        return []
+    said = habits_of(template_of(tokenizer, training=False)).call_end
+    call = int(tokenizer.convert_tokens_to_ids(said)) if said else None
+    return sorted({end for end in (end_of_turn(tokenizer), call) if end is not None})
 
 
 def asked_in(prompt: str, template: Template) -> str:
@@ -147,12 +173,30 @@ def _thoughts(template: Template, parts: bool, header: str) -> Thoughts:
 
 def _wants_text(template: Template, parts: bool) -> bool:
     """Whether the template fails on arguments that are an object, as most want them, and not on JSON."""
-    as_object = _CALL | {"function": {"name": "finetunecall", "arguments": {"finetune": "argument"}}}
     texts = [
         _tried(template, parts, _user(_QUESTION), _assistant("", tool_calls=[call]))
-        for call in (as_object, _as_text(as_object))
+        for call in (_CALL, _as_text(_CALL))
     ]
-    return "finetunecall" not in texts[0] and "finetunecall" in texts[1]
+    return _CALLED not in texts[0] and _CALLED in texts[1]
+
+
+def _call_end(template: Template, parts: bool, *, as_text: bool) -> str:
+    """The special token after a call: its turn's own, or the one that its result begins with."""
+    call = _assistant("", tool_calls=[_as_text(_CALL) if as_text else _CALL])
+    result = {"role": "tool", "name": _CALLED, "tool_call_id": _CALL["id"], "content": _NEXT}
+    alone = _tried(template, parts, _user(_QUESTION), call)
+    if _CALLED not in alone:
+        return ""
+    said = alone.rstrip()
+    more = _tried(template, parts, _user(_QUESTION), call, result)
+    return template.special_before(said) or template.special_at(
+        more.removeprefix(said) if more.startswith(said) else ""
+    )
+
+
+def _lead(template: Template, parts: bool, text: str) -> str:
+    asked = _tried(template, parts, _user(_QUESTION), asks=True)
+    return text.removeprefix(asked).partition(_ANSWER)[0] if asked and text.startswith(asked) else ""
 
 
 def _as_text(call: dict[str, Any]) -> dict[str, Any]:

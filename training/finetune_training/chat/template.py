@@ -68,6 +68,10 @@ class Template:
         """The special token that `text` begins with, blanks aside; empty: none."""
         return max((token for token in self.special if text.lstrip().startswith(token)), key=len, default="")
 
+    def special_before(self, text: str) -> str:
+        """The special token that `text` ends with; empty: none."""
+        return max((token for token in self.special if text.endswith(token)), key=len, default="")
+
     def ends(self, text: str) -> bool:
         """Whether the last of `text`, blanks aside, is a special token."""
         return text.rstrip().endswith(self.special)
@@ -116,7 +120,7 @@ def _added(tokenizer: Any, _: int) -> frozenset[str]:
 
 def check_arguments(template: Template, arguments: Mapping[str, Any]) -> None:
     """Raises a User error for an argument that the template never reads."""
-    asked = _asked(template.text)
+    asked = asked_by(template.text)
     unknown = [name for name in arguments if name not in asked]
     if unknown:
         given = {name for name, _ in template.tokens} | set(arguments) | _GIVEN
@@ -129,7 +133,7 @@ def check_arguments(template: Template, arguments: Mapping[str, Any]) -> None:
         )
 
 
-def _asked(template: str) -> set[str]:
+def asked_by(template: str) -> set[str]:
     """The names that a template reads from outside, but for the defaults that `with_arguments` put there. One that it sets
     somewhere is from outside where it asks whether it is defined."""
     from jinja2 import Environment, TemplateError, meta

@@ -93,7 +93,8 @@ def _ended(text: str, found: dict[int, Span], conversation: Conversation) -> tup
     template, follows = conversation.template, conversation.habits.follows
     if follows and conversation.messages[-1:] and conversation.messages[-1]["role"] == "assistant":
         text = text if template.ends(text) else text + follows
-    return text, {place: with_end(text, span, template) for place, span in found.items()}
+    ends = {place: "" if conversation.messages[place].get("tool_calls") else conversation.habits.end for place in found}
+    return text, {place: with_end(text, span, template, end=ends[place]) for place, span in found.items()}
 
 
 def _learnt(row: Messages, text: str, found: dict[int, Span], loss_on: LossOn) -> list[Span]:

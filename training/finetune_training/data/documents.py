@@ -15,6 +15,7 @@ from itertools import chain, pairwise
 import numpy as np
 import pyarrow as pa
 
+from finetune_training.data.embeddings import refuse_unembedded
 from finetune_training.data.render import Options, Outcome, render
 from finetune_training.data.shards import IGNORE
 from finetune_training.model.tokenizer import Portable
@@ -43,12 +44,14 @@ _AT_ONCE = 2**20
 
 @dataclass(frozen=True)
 class Preparation:
-    """All that a task of data preparation needs to know."""
+    """All that a task of data preparation needs to know. `embeddings`: for how many tokens the model has some, None where nobody
+    says."""
 
     files: tuple[SourceFile, ...]
     tokenizer: Portable
     options: Options
     buckets: int
+    embeddings: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ def _tokenize(table: pa.Table, context: Preparation) -> tuple[pa.Table, Summary]
     kept = [(file, row) for file, row in converted if row is not None]
     rows = [row for _, row in kept]
     outcomes = render(rows, tokenizer, context.options)
+    refuse_unembedded(rows, outcomes, tokenizer, context.embeddings)
     identities = [identity(row) for row in rows]
     held_out = [file.held_out for file, _ in kept]
     documents = _table(outcomes, identities, held_out, context.buckets)

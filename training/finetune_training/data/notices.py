@@ -1,7 +1,8 @@
 """What is to be said of a run's chat templates before anything is trained. Pure, given a tokenizer.
 
-In: the first rows of the sources, a tokenizer and the options. Out: sentences: which of TRL's templates trains, and an end
-of turn that the tokenizer does not know. Raises a User error: the template asks for no such argument, or writes no end.
+In: the first rows of the sources, a tokenizer and the options. Out: sentences: which of TRL's templates trains, an end of turn
+that the tokenizer does not know, a thought that is begun where rows have none, a date that changes from day to day. Raises a User
+error: the template asks for no such argument, or writes no end.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from finetune_training.chat.habits import habits_of
-from finetune_training.chat.template import Template, check_arguments
+from finetune_training.chat.habits import habits_of, thoughts_of
+from finetune_training.chat.template import Template, asked_by, check_arguments
 from finetune_training.contract.failure import user_error
 from finetune_training.data.conversations import refuse_endless
+from finetune_training.data.dates import date_notice
 from finetune_training.data.render import Options, template_for
 from finetune_training.sources.rows import Messages, Row
 
@@ -29,10 +31,13 @@ def notices(rows: Sequence[Row], tokenizer: Any, options: Options) -> list[str]:
             "Take it out, or set spec.dataset.kind: Messages.",
         )
     said: list[str] = []
-    for template in dict.fromkeys(template_for(row, tokenizer, options) for row in conversations):
+    rendered = [(row, template_for(row, tokenizer, options)) for row in conversations]
+    for template in dict.fromkeys(template for _, template in rendered):
         check_arguments(template, options.chat_template_args)
         refuse_endless(template, tokenizer)
         said += _of_form(template) + _of_end(template, tokenizer)
+    for row, template in rendered:
+        said += _of_thoughts(row, template) + date_notice(row, template)
     return list(dict.fromkeys(said))
 
 
@@ -42,6 +47,23 @@ def _of_form(template: Template) -> list[str]:
     return [
         f"Rows are rendered with TRL's training form of the chat template ({template.source}), which marks what the assistant "
         "says. The artifact keeps the template itself."
+    ]
+
+
+def _of_thoughts(row: Messages, template: Template) -> list[str]:
+    """Asked, the model is within a thought; of such rows it learns that none is begun."""
+    assistants = [message for message in row.messages if message["role"] == "assistant"]
+    if not habits_of(template).opens_thoughts or any(thoughts_of(message)[0] for message in assistants):
+        return []
+    switch = "enable_thinking"
+    remedy = (
+        f"set spec.dataset.chatTemplateArgs: {{{switch}: false}}"
+        if switch in asked_by(template.text)
+        else "set a spec.dataset.chatTemplate that begins none"
+    )
+    return [
+        "Asked for an answer, the chat template begins a thought (<think>), and rows have none: the model learns to answer "
+        f"without one, and will be asked within one. Give the assistant's messages a reasoning_content, or {remedy}."
     ]
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from finetune_training.data.documents import Preparation, Summary
     from finetune_training.data.samples import Bucket
 
-DATA_FORMAT = 2
+DATA_FORMAT = 3
 """Raised when the same rows would give other shards than before."""
 _BUCKET_BYTES = 64 * 2**20
 _COMPRESSION = 4
@@ -89,6 +89,7 @@ def _make(
     from finetune_training.data.documents import Preparation
     from finetune_training.data.render import Options
     from finetune_training.data.samples import Packing
+    from finetune_training.model.headers import embeddings_of
     from finetune_training.model.tokenizer import portable
 
     dataset = spec.dataset
@@ -97,6 +98,7 @@ def _make(
         tokenizer=portable(model_folder, trust_remote_code=spec.model.trust_remote_code),
         options=Options(dataset.max_length, dataset.loss_on, dataset.chat_template, dataset.chat_template_args),
         buckets=buckets_for(files),
+        embeddings=embeddings_of(model_folder),
     )
     for notice in (*_try_first_rows(context), *_unused_keys(context)):
         report(Warned(notice))
@@ -115,6 +117,7 @@ def _make(
 def _try_first_rows(context: Preparation) -> list[str]:
     """A template that fails, or a tokenizer without an end, is found before Ray Data starts its processes. Returns what is to
     be said of the rows' templates."""
+    from finetune_training.data.embeddings import refuse_unembedded
     from finetune_training.data.notices import notices
     from finetune_training.data.render import render
 
@@ -123,8 +126,9 @@ def _try_first_rows(context: Preparation) -> list[str]:
         files = (file for file in context.files if file.shape == shape)
         rows = (file.convert(number, text) for file in files for number, text in file.rows())
         firsts += list(islice((row for row in rows if row is not None), 1))
-    said = notices(firsts, context.tokenizer.load(), context.options)
-    render(firsts, context.tokenizer.load(), context.options)
+    tokenizer = context.tokenizer.load()
+    said = notices(firsts, tokenizer, context.options)
+    refuse_unembedded(firsts, render(firsts, tokenizer, context.options), tokenizer, context.embeddings)
     return said
 
 

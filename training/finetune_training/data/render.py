@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+from finetune_training.chat.habits import Thoughts, habits_of
 from finetune_training.chat.template import Span, Template, template_of
 from finetune_training.contract.dataset import LossOn
 from finetune_training.data.conversations import refuse_endless, render_chat
@@ -71,8 +72,14 @@ def render(rows: Sequence[Row], tokenizer: Any, options: Options) -> list[Outcom
 
 
 def template_for(row: Messages, tokenizer: Any, options: Options) -> Template:
-    """The template that renders this row: with some tokenizers another one where there are tools."""
-    return template_of(tokenizer, options.chat_template, options.chat_template_args, tools=row.tools)
+    """The template that renders this row: with some tokenizers another one where there are tools. Of the last turn alone the
+    original needs no training form, and what comes before the turn is then as it is when the model is asked."""
+    asked: dict[str, Any] = {"own": options.chat_template, "arguments": options.chat_template_args, "tools": row.tools}
+    template = template_of(tokenizer, **asked, training=options.loss_on is not LossOn.COMPLETION)
+    habits = habits_of(template)
+    # DeepSeek-V3's form begins a thought in the prompt and takes it out of the answer.
+    loses = template.source and habits.opens_thoughts and habits.thoughts is Thoughts.AS_WRITTEN
+    return template_of(tokenizer, **asked, training=False) if loses else template
 
 
 def _chats(rows: Sequence[Any], tokenizer: Any, options: Options) -> list[Outcome]:

@@ -53,12 +53,16 @@ def find_turn(conversation: Conversation, place: int, text: str) -> Span | None:
     return _by_prefix(conversation, place, text) or _by_change(conversation, place, text)
 
 
-def with_end(text: str, span: Span, template: Template) -> Span:
+def with_end(text: str, span: Span, template: Template, *, end: str = "") -> Span:
     """The span up to and including the token that ends the turn. Blanks after it belong to the template; where the turn has
-    no end of its own, the special token after it is its end: the next role's."""
+    no end of its own, the special token after it is its end: the next role's. `end`: the one that ends an answer, where
+    another is no end to learn: what follows it ends the whole text, and a template that writes another one into earlier turns
+    does not want it said."""
     start, stop = span
     said = text[start:stop].rstrip()
     if template.ends(said):
+        if end and not said.endswith(end):
+            said = said.removesuffix(template.special_before(said)).rstrip()
         return start, start + len(said)
     token = template.special_at(text[stop:])
     return start, text.index(token, stop) + len(token) if token else stop
@@ -90,8 +94,11 @@ def _begin(text: str, same: int, habits: Habits) -> int | None:
     """Where the turn begins: after the last header in what comes before its words."""
     for header in habits.headers:
         found = text.rfind(header, 0, same)
-        if found >= 0:
-            return found + len(header) if header else same
+        if found >= 0 and header:
+            return found + len(header)
+        if found >= 0:  # blanks before the words are the template's, and come after the prompt
+            blanks = habits.lead if habits.lead.isspace() and text.endswith(habits.lead, 0, same) else ""
+            return same - len(blanks)
     return None
 
 

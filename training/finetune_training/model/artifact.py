@@ -19,7 +19,7 @@ from typing import Any, Final
 import yaml
 
 from finetune_training.chat.forms import Template, chosen
-from finetune_training.chat.habits import end_of_turn
+from finetune_training.chat.habits import ends_of_turns
 from finetune_training.model.bothversions import config_for_both, tokenizer_for_both
 from finetune_training.model.modelfiles import ADAPTER_CONFIG, CONFIG, README, Parts, choose_files
 from finetune_training.model.tokenizer import load_tokenizer
@@ -141,7 +141,7 @@ def _generation(before: Settings, config: Settings, tokenizer: Any) -> Settings:
     after = dict(before) or {name: config[name] for name in _TOKENS if config.get(name) is not None}
     said = after.get("eos_token_id")
     own = said if isinstance(said, list) else [said]
-    ends = sorted({token for token in (*own, tokenizer.eos_token_id, end_of_turn(tokenizer)) if token is not None})
+    ends = sorted({token for token in (*own, tokenizer.eos_token_id, *ends_of_turns(tokenizer)) if token is not None})
     if ends != sorted(token for token in own if token is not None):
         after["eos_token_id"] = ends[0] if len(ends) == 1 else ends
     if after.get("pad_token_id") is None:

@@ -47,7 +47,7 @@ def outline(folder: Path, spec: RunSpec) -> PreTrainedModel:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise not_loadable(spec, error) from error
+        raise not_loadable(spec, error, folder) from error
     return model
 
 

@@ -20,6 +20,7 @@ from finetune_training.contract.spec import Precision, RunSpec
 from finetune_training.model import tokenizer as tokenizers
 from finetune_training.model.artifact import Origin, complete_adapter
 from finetune_training.model.export import write_model
+from finetune_training.model.plain import UNLOADABLE
 from finetune_training.model.refusals import not_loadable
 
 ATTENTION = {"SDPA": "sdpa", "Eager": "eager", "FlashAttention2": "flash_attention_2"}
@@ -50,10 +51,10 @@ def load_model(folder: Path, spec: RunSpec) -> PreTrainedModel:
         options["attn_implementation"] = ATTENTION[spec.model.attention]
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
+    except UNLOADABLE as error:
         if classify(error).cls is not FailureClass.UNKNOWN:  # a full disk, memory, a lost peer
             raise
-        raise not_loadable(spec, error) from error
+        raise not_loadable(spec, error, folder) from error
     model.config.use_cache = False
     return model
 

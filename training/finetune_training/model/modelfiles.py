@@ -63,6 +63,22 @@ def is_weights(name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in (*_WEIGHTS, *_ADAPTER_WEIGHTS, *indexes))
 
 
+def loaded(names: list[str]) -> list[str]:
+    """The files of weights among `names` that transformers and PEFT would load, without the index of several."""
+    found = []
+    for patterns in (_WEIGHTS, _ADAPTER_WEIGHTS):
+        kinds = ([name for name in names if re.fullmatch(pattern, name)] for pattern in patterns)
+        found += next((kind for kind in kinds if kind), [])
+    return sorted(found)
+
+
+def index_of(names: list[str]) -> str | None:
+    """The index of the weights that would be loaded, where they are several files and it is there."""
+    kinds = (pattern for pattern in _WEIGHTS if any(re.fullmatch(pattern, name) for name in names))
+    index = _INDEXES.get(next(kinds, ""))
+    return index if index in names else None
+
+
 def _check(names: list[str], uri: str, remote_code: bool) -> None:
     if CONFIG not in names:
         shown = ", ".join(sorted(names)[:8]) or "nothing"

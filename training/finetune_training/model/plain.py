@@ -6,6 +6,7 @@ What is answered and what is compared comes from here, so neither knows more tha
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,21 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from finetune_training.contract.failure import user_error
+from finetune_training.model.headers import damaged, incomplete
+from finetune_training.model.refusals import weights_damaged
+
+UNLOADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    ImportError,
+    RuntimeError,
+    AssertionError,
+    EOFError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+"""What transformers raises of a folder that it cannot make a model of."""
 
 
 def load_plain(folder: Path, *, adapter: Path | None = None, trust_remote_code: bool = False) -> Any:
@@ -25,7 +41,10 @@ def load_plain(folder: Path, *, adapter: Path | None = None, trust_remote_code: 
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=trust_remote_code)
         if adapter is not None:
             model = PeftModel.from_pretrained(model, adapter)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except UNLOADABLE as error:
+        for place in (folder, *([adapter] if adapter else [])):
+            if found := damaged(place) or incomplete(place):
+                raise weights_damaged(str(place), *found) from error
         named = f"{folder} with the adapter {adapter}" if adapter else str(folder)
         raise user_error(
             "ModelNotLoadable",

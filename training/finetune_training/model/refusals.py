@@ -11,9 +11,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from finetune_training.contract.failure import FailureClass, FinetuneError, classify, user_error
 from finetune_training.contract.spec import RunSpec
+from finetune_training.model.headers import damaged, incomplete
 
 _LENGTH = 400
 _ENGINE = re.compile(r"deepspeed|DeepSpeedConfig|zero_optimization|ZeRO", re.IGNORECASE)
@@ -104,8 +106,16 @@ def refusal(error: Exception, spec: RunSpec) -> FinetuneError | None:
     return None
 
 
-def not_loadable(spec: RunSpec, error: Exception) -> FinetuneError:
+def weights_damaged(uri: str, name: str, why: str) -> FinetuneError:
+    """A file of weights is not what it was when it was written."""
+    remedy = "Fetch that file again, whole; where it is a pointer, by `git lfs pull`."
+    return user_error("WeightsDamaged", f"{uri}: {name} {why}.", remedy)
+
+
+def not_loadable(spec: RunSpec, error: Exception, folder: Path) -> FinetuneError:
     """transformers cannot make the model: because of a field of its own, or of what is in the folder."""
+    if found := damaged(folder) or incomplete(folder):
+        return weights_damaged(spec.model.uri, *found)
     if (refused := refusal(error, spec)) is not None:
         return refused
     remedy = "Check spec.model.uri: the folder needs config.json, weights (*.safetensors) and tokenizer files."

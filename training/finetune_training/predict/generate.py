@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from finetune_training.chat.habits import end_of_turn
+from finetune_training.chat.habits import ends_of_turns
 from finetune_training.contract.failure import data_error
 from finetune_training.model.plain import load_plain
 from finetune_training.model.tokenizer import load_tokenizer
@@ -115,8 +115,8 @@ def load_language_model(folder: Path, *, adapter: Path | None = None, trust_remo
 
 
 def stop_tokens(language_model: LanguageModel) -> list[int]:
-    """The tokens that end an answer: the tokenizer's, the model's, and the one that ends a turn in the chat template,
-    which models with a plain `eos_token` leave out."""
+    """The tokens that end an answer: the tokenizer's, the model's, and those that end a turn in the chat template, which
+    models with a plain `eos_token` leave out."""
     tokenizer, config = language_model.tokenizer, language_model.model.generation_config
     own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    return sorted({token for token in (tokenizer.eos_token_id, *own, end_of_turn(tokenizer)) if token is not None})
+    return sorted({token for token in (tokenizer.eos_token_id, *own, *ends_of_turns(tokenizer)) if token is not None})

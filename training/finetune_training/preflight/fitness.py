@@ -7,7 +7,6 @@ config and the tokenizer; what LoRA adapts is in adapters.py.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from typing import Any
 from finetune_training.contract.dataset import RowKind
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import RunSpec
+from finetune_training.model.headers import damaged, embeddings_of, text_config
 from finetune_training.model.modelfiles import CONFIG
+from finetune_training.model.refusals import weights_damaged
 from finetune_training.preflight.finding import Finding, doubtful, good, wrong
-from finetune_training.preflight.headers import embedding_rows
 
 _SHOWN = 4
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-_VOCABULARY = ("vocab_size", "padded_vocab_size", "n_vocab")
 _STRETCHED = ("linear", "dynamic", "yarn", "ntk")
 """Kinds of rotary scaling that stretch a context which the config still gives as it was before."""
 _LIKE_TOKENS = re.compile(r"<\|[^<>|\s]{1,40}\|>|<\uff5c[^<>\uff5c\s]{1,40}\uff5c>")
@@ -38,28 +37,26 @@ for them, as Gemma 3 1B."""
 @dataclass(frozen=True)
 class Facts:
     """What the checks look at. `config`: of the language model, where it is part of another one. `embeddings`: how many tokens
-    the model knows, None where nobody says. `template`: of chats, empty for none."""
+    the model knows, None where nobody says. `template`: of chats, empty for none. `damage`: a file of weights, where they are
+    there, that cannot be whole, and why."""
 
     spec: RunSpec
     config: dict[str, Any]
     embeddings: int | None
     tokenizer: Any
     template: str
+    damage: tuple[str, str] | None = None
 
 
 def facts_of(folder: Path, spec: RunSpec, tokenizer: Any) -> Facts:
     """The facts of the model in `folder`, whose `tokenizer` is loaded already."""
-    whole = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    text = whole.get("text_config")
-    config = {**whole, **text} if isinstance(text, dict) else whole
-    rows = None if "quantization_config" in config else embedding_rows(folder)
-    said = next((config[name] for name in _VOCABULARY if isinstance(config.get(name), int)), None)
-    return Facts(spec, config, rows or said, tokenizer, _template(spec, tokenizer))
+    template = _template(spec, tokenizer)
+    return Facts(spec, text_config(folder), embeddings_of(folder), tokenizer, template, damaged(folder))
 
 
 def check_fitness(facts: Facts) -> list[Finding]:
     """What of `facts` fits together and what does not, in an order that a person reads. Pure."""
-    checks = (vocabulary, special_tokens, positions, padding, end_token, chat_template, template_tokens, quantization)
+    checks = (vocabulary, special_tokens, positions, padding, end_token, chat_template, template_tokens, weights)
     return [finding for check in checks for finding in check(facts)]
 
 
@@ -183,7 +180,9 @@ def template_tokens(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def quantization(facts: Facts) -> Iterator[Finding]:
+def weights(facts: Facts) -> Iterator[Finding]:
+    if facts.damage:
+        yield wrong("weights", weights_damaged(facts.spec.model.uri, *facts.damage))
     said = facts.config.get("quantization_config")
     if said:
         method = said.get("quant_method", "an unknown method") if isinstance(said, dict) else said

@@ -41,7 +41,8 @@ class Survey:
         missing = (
             f"{self.source}: no row that was looked at has {listed(self.missing)}, which spec.dataset.columns names."
         )
-        return [ignored] * bool(self.ignored) + [missing] * bool(self.missing)
+        advice = [f"{self.source}, column {name!r}: {_ADVICE[name]}." for name in self.ignored if name in _ADVICE]
+        return [ignored] * bool(self.ignored) + advice + [missing] * bool(self.missing)
 
     def key_warnings(self, template: str) -> list[str]:
         """What should be said of the keys of messages when they are rendered by `template`."""
@@ -49,6 +50,11 @@ class Survey:
         return [f"{self.source}: the chat template does not use {listed(unused)} of the messages."] if unused else []
 
 
+_ADVICE: Final = {
+    "chat_template_kwargs": "arguments of the chat template are the same for all rows: set them in "
+    "spec.dataset.chatTemplateArgs, and give rows that want others a run of their own",
+}
+"""Columns that other tools read, and what takes their place."""
 UNSURVEYED: Final = Survey()
 """Of files whose rows are all kept as they are."""
 

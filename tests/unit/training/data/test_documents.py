@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from finetune_training.contract.dataset import DatasetSpec, LossOn
+from finetune_training.contract.failure import FailureClass, FinetuneError
 from finetune_training.data import documents
 from finetune_training.data.documents import DOCUMENTS, ROWS, Preparation, Summary, summary_of, tokenize
 from finetune_training.data.render import NO_SUPERVISED_TOKEN, Options
@@ -106,6 +107,24 @@ def test_rows_of_the_validations_own_source_are_held_out_and_do_not_count_as_tra
     table = tokenize(_block([_chat("one", "1")], file=1), context)
     assert [row["held_out"] for row in _documents(table)] == [True]
     assert summary_of(table).lowest is None
+
+
+def test_a_token_without_an_embedding_is_told_with_its_row(context: Preparation) -> None:
+    rows = [_chat("one", "1"), _chat("two", "2")]
+    whole = dataclasses.replace(context, embeddings=512)
+    tokens = [max(row["input_ids"]) for row in _documents(tokenize(_block(rows), whole))]
+    few = dataclasses.replace(context, embeddings=max(tokens))
+    with pytest.raises(FinetuneError) as caught:
+        tokenize(_block(rows), few)
+    failure = caught.value.failure
+    assert (failure.cls, failure.reason) == (FailureClass.USER, "TokensWithoutEmbeddings")
+    token = context.tokenizer.load().convert_ids_to_tokens(max(tokens))
+    assert (
+        f"the token {token!r} is number {max(tokens)}, and the model has embeddings for {max(tokens)}"
+        in failure.message
+    )
+    assert "train.jsonl:" in failure.message
+    assert "resize_token_embeddings(512)" in failure.remedy
 
 
 def test_a_block_without_a_document_is_a_table_like_any_other(context: Preparation) -> None:

@@ -77,6 +77,17 @@ def test_the_weights_own_shape_counts_before_the_config(tmp_path: Path) -> None:
     assert given.embeddings == VOCABULARY
 
 
+def test_weights_that_are_cut_are_told_where_they_are_there(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    assert not [each for each in check_fitness(facts(folder, config)) if each.check == "weights"]
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1])
+    finding = found(facts(folder, config), "weights")
+    assert finding.error is not None
+    assert finding.error.failure.reason == "WeightsDamaged"
+    assert "model.safetensors is cut" in finding.message
+
+
 def test_a_model_that_is_part_of_another_says_it_in_its_own_section(folder: Path) -> None:
     given = facts(folder, {"text_config": {"vocab_size": 100, "max_position_embeddings": 64}, "vocab_size": 7})
     assert given.embeddings == 100

@@ -29,7 +29,18 @@ def test_columns_that_nothing_uses_are_listed_whichever_row_has_them(tmp_path: P
     )
     assert found.columns == ("messages", "id", "tools", "system", "chat_template_kwargs", "weight")
     assert found.ignored == ("id", "chat_template_kwargs", "weight")
-    assert found.warnings == ["spec.dataset.train[0]: nothing uses the columns 'id', 'chat_template_kwargs', 'weight'."]
+    assert (
+        found.warnings[0] == "spec.dataset.train[0]: nothing uses the columns 'id', 'chat_template_kwargs', 'weight'."
+    )
+
+
+def test_arguments_of_the_template_in_a_row_are_said_to_be_the_runs(tmp_path: Path) -> None:
+    found = _survey(tmp_path / "a.jsonl", {"messages": CHAT, "chat_template_kwargs": {"enable_thinking": False}})
+    assert found.warnings == [
+        "spec.dataset.train[0]: nothing uses the columns 'chat_template_kwargs'.",
+        "spec.dataset.train[0], column 'chat_template_kwargs': arguments of the chat template are the same for all rows: set "
+        "them in spec.dataset.chatTemplateArgs, and give rows that want others a run of their own.",
+    ]
 
 
 def test_what_a_plain_pair_or_a_text_has_no_place_for_is_ignored_and_said(tmp_path: Path) -> None:
