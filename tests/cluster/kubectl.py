@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.cluster.layout import BIN
-from tests.cluster.steps import Problem
+from tests.cluster.steps import Problem, until
 
 
 class KubectlFailed(Problem):
@@ -55,8 +56,17 @@ class Kubectl:
         self("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=manifest)
 
     def wait(self, condition: str, *what: str, seconds: int = 120) -> None:
-        """Wait until `what` meets a condition of `kubectl wait --for`, or raise KubectlFailed."""
-        self("wait", f"--for={condition}", f"--timeout={seconds}s", *what, timeout=seconds + 30)
+        """Wait until `what` meets a condition of `kubectl wait --for`, or raise KubectlFailed. kubectl itself stumbles over an
+        object that has no conditions yet, as a CRD in its first moment."""
+        for left in until(seconds):
+            try:
+                self("wait", f"--for={condition}", f"--timeout={math.ceil(left)}s", *what, timeout=seconds + 30)
+                return
+            except KubectlFailed as error:
+                last = error
+                if "accessor error" not in str(error):
+                    break
+        raise last
 
     def watch(self, what: str, name: str, done: Callable[[dict[str, Any]], bool], *, seconds: int) -> dict[str, Any]:
         """Follow one object until `done` says so of it, and return it as it is then. Raises KubectlFailed."""

@@ -188,7 +188,7 @@ def test_the_operator_can_change_nothing_but_status(kubectl: Kubectl, helm: Helm
 def submit(kubectl: Kubectl) -> str:
     """A job in team-a: its uid."""
     team = kubectl.within("team-a")
-    kubectl("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=30s")
+    kubectl.wait("condition=Established", f"crd/{CRD}", seconds=30)
     team.apply(json.dumps(JOB))
     uid: str = team.get("finetunejob", "shakespeare")["metadata"]["uid"]
     return uid
