@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any
 
 from finetune_training.chat.template import HIDDEN, Message, Template, template_of
@@ -139,15 +139,17 @@ def asked_in(prompt: str, template: Template) -> str:
 
 def thoughts_of(message: Message) -> tuple[str, str]:
     """What the model thought and what it said; either may be empty."""
-    content = str(message.get("content") or "")
+    content = message.get("content")
+    content = content if isinstance(content, str) else ""
     inline = _THOUGHTS.fullmatch(content)
-    field = next((str(message[key]) for key in REASONING if message.get(key)), "")
+    field = next((message[key] for key in REASONING if isinstance(message.get(key), str) and message[key]), "")
     return (field or inline[1], inline[2]) if inline else (field, content)
 
 
 def common(one: str, other: str) -> int:
     """How many characters both begin with."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    ends = range(min(len(one), len(other)) + 1)
+    return bisect_left(ends, True, key=lambda end: one[:end] != other[:end]) - 1
 
 
 def _with_thoughts(message: Message, form: Thoughts) -> Message:

@@ -143,7 +143,8 @@ def _refuse_empty(row: Messages, place: int, said: str, template: Template) -> N
     spoken = said
     for token in template.special:
         spoken = spoken.replace(token, "")
-    if not spoken.strip() and thoughts_of(message)[1].strip():
+    words = thoughts_of(message)[1].strip()  # which may be a special token: a label
+    if words and not spoken.strip() and words not in said:
         raise user_error(
             "AnswerNotRendered",
             f"{row.where}, message {place}: the chat template leaves out what the assistant says; the model would learn an "

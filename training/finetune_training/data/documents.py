@@ -129,9 +129,11 @@ def _tokenize(table: pa.Table, context: Preparation) -> tuple[pa.Table, Summary]
     converted = [(context.files[file], context.files[file].convert(number, row)) for file, number, row in places]
     kept = [(file, row) for file, row in converted if row is not None]
     rows = [row for _, row in kept]
+    identities = [
+        identity(row) for row in rows
+    ]  # first: what is no text is told by it, and the tokenizer would stumble
     outcomes = render(rows, tokenizer, context.options)
     refuse_unembedded(rows, outcomes, tokenizer, context.embeddings)
-    identities = [identity(row) for row in rows]
     held_out = [file.held_out for file, _ in kept]
     documents = _table(outcomes, identities, held_out, context.buckets)
     empty = {EMPTY: len(converted) - len(rows)} if len(rows) < len(converted) else {}

@@ -30,6 +30,9 @@ def prompt_of(row: dict[str, Any], *, column: str, where: str) -> Prompt:
     if column not in row:
         raise _no_column(row, f"{where}: there is no column {column!r}", where)
     kind = RowKind.TEXT if isinstance(row[column], str) and column != "messages" else RowKind.MESSAGES
+    if kind is RowKind.TEXT and any(row.get(name) for name in Shape(RowKind.MESSAGES, (column,)).beside):
+        # As in training: with a system prompt or tools beside it, a text is what the user says.
+        kind, row = RowKind.MESSAGES, row | {column: [{"role": "user", "content": row[column]}]}
     found: Row | None = convert(row, Shape(kind, (column,)), where=where)
     if isinstance(found, Messages) and found.messages[-1]["role"] == "assistant":
         found = replace(found, messages=found.messages[:-1]) if len(found.messages) > 1 else None

@@ -116,8 +116,8 @@ def _refuse_preferences(row: Mapping[str, Any], *, where: str) -> None:
             "PreferencePairs",
             f"{where}: the columns {pair[0]!r} and {pair[1]!r} say which answers are better, and there is no objective "
             "for preferences yet.",
-            f"To learn the good answers alone, leave the others out and name the column: spec.dataset.columns.messages "
-            f"(or completion, or text): {pair[0]}.",
+            "To learn from one column alone, name it: spec.dataset.columns.messages (or completion, or text): "
+            f"{'messages' if 'messages' in row else pair[0]}.",
         )
 
 

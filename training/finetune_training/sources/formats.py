@@ -71,6 +71,14 @@ def _json(file: File) -> Rows:
     return ((number, line) for number, line in lines(file) if not line.isspace())
 
 
+def _goes_on(file: File, number: int) -> FinetuneError:
+    return data_error(
+        "BrokenJSON",
+        f"{file.uri}:{number}: the file begins with an array, and something follows the array.",
+        'Write one array of all rows, or one row on each line: a conversation as {"messages": [...]}.',
+    )
+
+
 def _array(file: File) -> Rows:
     """The elements of a JSON array. `buffer` holds text from `at`, which is in line `number`."""
     decode, number, buffer, at = json.JSONDecoder().raw_decode, 1, "", 0
@@ -81,6 +89,8 @@ def _array(file: File) -> Rows:
                 begin = _skip(buffer, at)
                 number, at = number + buffer.count("\n", at, begin), begin
                 if buffer.startswith("]", at):
+                    if (buffer[at + 1 :] + text.read(_PIECE)).strip():
+                        raise _goes_on(file, number)
                     return
                 try:
                     end = decode(buffer, at)[1]

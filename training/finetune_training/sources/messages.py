@@ -97,7 +97,7 @@ def _list(value: Any, *, column: str, where: str) -> list[Any]:
             found = json.loads(value)
         except ValueError:
             raise wrong_type(value, column=column, wanted="a list of messages", where=where) from None
-    if found is None:
+    if found is None or (isinstance(found, str) and not found.strip()):
         return []
     if not isinstance(found, list):
         raise wrong_type(found, column=column, wanted="a list of messages", where=where)
@@ -117,8 +117,8 @@ def _turn(item: Any, *, where: str) -> _Turn:
         raise data_error("WrongType", f"{where} should be a message with role and content, but is {kind_of(item)}.")
     # A column of messages in Parquet has every key in every message, most of them null.
     there = {key: value for key, value in item.items() if value is not None}
-    is_learnt = _is_learnt(there, where=where)
     role, said = _role(there, where=where)
+    is_learnt = role != "assistant" or _is_learnt(there, where=where)
     rest = {key: value for key, value in there.items() if key not in ("role", "from", "value", *LEARNT_KEYS)}
     content = {"content": there["value"]} if "value" in there else {}
     message = {"role": role, **content, **rest}

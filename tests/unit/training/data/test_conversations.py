@@ -184,6 +184,12 @@ def test_an_answer_that_the_template_leaves_out_is_refused(tokenizer: Any) -> No
     assert caught.value.failure.reason == "AnswerNotRendered"
 
 
+def test_an_answer_may_be_a_special_token_alone(tokenizer: Any) -> None:
+    answer = tokenizer.eos_token
+    row = Messages([{"role": "user", "content": "safe?"}, {"role": "assistant", "content": answer}], "f:1")
+    assert answer in _learnt(_one(row, tokenizer, CHATML), tokenizer)
+
+
 def test_a_prompt_has_the_tools_that_training_had(tokenizer: Any) -> None:
     tokenizer.chat_template = originals()["qwen2_5"]
     row = SHAPES["tools"]

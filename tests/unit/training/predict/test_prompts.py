@@ -84,3 +84,10 @@ def test_a_text_is_one_message_of_the_user_where_there_is_a_template(tmp_path: P
 def test_a_template_says_which_token_ends_a_turn(tmp_path: Path, template: str | None, ends: str | None) -> None:
     tokenizer = AutoTokenizer.from_pretrained(write_tokenizer(tmp_path, chat_template=template))
     assert end_of_turn(tokenizer) == (tokenizer.convert_tokens_to_ids(ends) if ends else None)
+
+
+def test_a_text_with_a_system_prompt_beside_it_is_asked_as_it_was_learnt() -> None:
+    row = {"system": "be kind", "prompt": "hi", "completion": "yo"}
+    asked = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]
+    assert prompt_of(row, column="prompt", where="f:1") == asked
+    assert prompt_of(row | {"system": ""}, column="prompt", where="f:1") == "hi"

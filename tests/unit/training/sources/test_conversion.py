@@ -360,3 +360,13 @@ def test_all_columns_that_a_row_needs_are_read_of_a_table() -> None:
         shape = detect(row, kind=RowKind.AUTO, named=USUAL, where="f:1")
         assert (shape.wanted[0], shape.wanted[-1]) == shape.required
         assert {*shape.columns, *shape.beside} == set(shape.wanted)
+
+
+def test_of_messages_beside_a_pair_those_are_learnt_that_the_spec_names() -> None:
+    row = {"prompt": "q", "chosen": CHAT, "rejected": CHAT, "messages": CHAT}
+    assert _row(row, named=Columns(messages="messages")) == Messages(CHAT, "f:1")
+    assert "columns.messages (or completion, or text): messages." in _error(row)
+
+
+def test_a_cell_without_messages_is_an_empty_row() -> None:
+    assert convert({"messages": " "}, Shape(RowKind.MESSAGES, ("messages",)), where="f:1") is None

@@ -91,6 +91,11 @@ def test_a_broken_json_array_is_said_with_its_line(tmp_path: Path, content: str,
     assert _error(_file(tmp_path / "a.json", content)).startswith(f"BrokenJSON: {tmp_path}/a.json:{line}: not JSON: ")
 
 
+@pytest.mark.parametrize("content", ['[{"a": 1}]\n[{"a": 2}]\n', '[{"a": 1}]  x', "[]\n{}"])
+def test_what_follows_an_array_is_not_passed_over(tmp_path: Path, content: str) -> None:
+    assert "something follows the array" in _error(_file(tmp_path / "a.jsonl", content))
+
+
 def test_bytes_that_are_not_utf8_are_said_with_their_line(tmp_path: Path) -> None:
     assert f"NotUTF8: {tmp_path}/a.txt:2: not UTF-8 (byte 0xe9)" in _error(_file(tmp_path / "a.txt", b"one\ncaf\xe9\n"))
     assert "at line 2 or after it" in _error(_file(tmp_path / "a.json", b'[{"a": 1},\n{"a": "\xe9"}]'))

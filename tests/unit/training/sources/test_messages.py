@@ -95,3 +95,7 @@ def test_thoughts_that_are_a_part_of_the_content_are_kept_as_thoughts() -> None:
 )
 def test_a_call_that_is_none_is_said_with_its_place(message: dict[str, Any], says: str) -> None:
     assert says in _error(message)
+
+
+def test_a_weight_of_whoever_is_not_learnt_says_nothing() -> None:
+    assert _conversation({**CHAT[0], "weight": 0.5}, CHAT[1]).messages == CHAT
