@@ -83,7 +83,7 @@ def stop(folder: Path, names: Iterable[str] | None = None) -> None:
     raise Problem(f"these processes do not end: {pids}")
 
 
-def await_ready(folder: Path, name: str, ready: Callable[[], bool], *logs: Path, seconds: float = 60) -> None:
+def await_ready(folder: Path, name: str, ready: Callable[[], bool], *logs: Path, seconds: float = 180) -> None:
     """Return once `ready` says so. Raises Problem with the ends of the process's log and of other `logs` when the process
     ends or the time is over."""
     for _ in until(seconds):

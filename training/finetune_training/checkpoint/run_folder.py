@@ -22,8 +22,6 @@ RESULT = "result/metrics.json"
 REPORT = "result/report.html"
 RESOLVED = "resolved.json"
 PACKAGES = ("finetune-training", "ray", "torch", "transformers", "trl", "peft", "deepspeed", "accelerate")
-_ADDED = {"checkpoint": {"resumeFrom": {"uri": ""}}}
-"""What a spec.json lacks that is older than the field."""
 _MAY_CHANGE: Any = {
     "resources": True,
     "checkpoint": {"uri", "every_steps", "keep"},
@@ -52,7 +50,8 @@ def remember(store: Store, job: Job, job_yaml: str) -> None:
     if store.create("spec.json", json.dumps(essence, indent=2).encode()):
         store.put("job.yaml", job_yaml.encode())
         return
-    changed = _changed({**_ADDED, **json.loads(store.get("spec.json") or b"{}")}, essence)
+    before = asked(store)  # a field that is newer than the run has its default there
+    changed = _changed(_essence(before) if before else {}, essence)
     if changed:
         raise user_error(
             "JobChanged",

@@ -91,12 +91,12 @@ def _trained(task: Finish, base: Path, folder: Path, trained: ArtifactFormat) ->
 
 def _merged(task: Finish, base: Path, adapter: Path, said: Sequence[Likelihoods]) -> Path:
     """The folder of the merged model, which says what base and adapter say, and what was evaluated."""
-    from finetune_training.model.artifact import Origin
     from finetune_training.model.export import merge_adapter
+    from finetune_training.model.model import origin_of
     from finetune_training.model.plain import load_plain
 
     spec, kind, folder = task.job.spec, ArtifactFormat.MERGED, task.staging / "merged"
-    merge_adapter(adapter, folder, Origin(base, spec.model.trust_remote_code, spec.dataset.chat_template))
+    merge_adapter(adapter, folder, origin_of(base, spec))
     with _unloadable(kind):
         model = load_plain(folder, trust_remote_code=spec.model.trust_remote_code)
     _compared(said, model, kind, "the base model with the adapter")

@@ -92,6 +92,8 @@ def refusal(error: Exception, spec: RunSpec) -> FinetuneError | None:
     if classify(error).cls is not FailureClass.UNKNOWN:
         return None  # memory, a lost peer, a full disk
     text = " ".join(str(error).split())
+    if type(error).__name__ == "AcceleratorError" or text.startswith("CUDA"):
+        return None  # the device's, and its text names much
     for name in (*spec.training.extra, *_names(spec.deepspeed.config)):
         if re.search(rf"\b{re.escape(name)}\b", text):
             return _invalid(
@@ -136,6 +138,7 @@ def _invalid(field: str, text: str) -> FinetuneError:
 
 
 def _names(config: dict[str, object]) -> list[str]:
-    """Names of a DeepSpeed config, the innermost first: they say most."""
+    """Names of a DeepSpeed config that mean nothing else (`type`, `device`, `lr` are words of any message), the innermost first:
+    they say most."""
     inner = [name for value in config.values() if isinstance(value, dict) for name in _names(value)]
-    return [*inner, *config]
+    return [*inner, *(name for name in config if "_" in name)]

@@ -45,7 +45,10 @@ class Divergence:
             raise self._diverged(f"Since step {self._worse_since} the loss", step.loss)
 
     def compare(self, base: Scores | None, tuned: Scores) -> Warned | None:
-        """What is to be said of the trained model. Raises a User error: it knows nothing, and its base does."""
+        """What is to be said of the trained model. Raises a User error: its loss is not finite, or it knows nothing and its base
+        does."""
+        if not math.isfinite(tuned.loss):
+            raise _not_finite(f"The trained model's loss on the held-out rows is {tuned.loss}.")
         if base is None or tuned.loss <= base.loss:
             return None
         if self._knows(base.loss) and self._knows_nothing(tuned.loss):
@@ -67,7 +70,8 @@ class Divergence:
             "LossDiverged",
             f"{what} is that of a model that knows nothing: {loss:.4g}, and guessing among all tokens has "
             f"{self._guessing:.4g}. The run has diverged, and no step mends that.",
-            "Lower spec.training.learningRate, or warm up longer. `finetune checkpoints list` names those from before, if any.",
+            "Lower spec.training.learningRate, or warm up longer, and start anew (--fresh, or another metadata.name). "
+            "`finetune checkpoints list` names what was saved before, if anything was.",
         )
 
 

@@ -119,7 +119,8 @@ class Steps(StepCallback):
     @property
     def _vocabulary(self) -> int:
         trainer = self._trainer
-        return min(len(trainer.processing_class), int(trainer.model.config.get_text_config().vocab_size))
+        tokens = len(trainer.processing_class)
+        return min(tokens, int(getattr(trainer.model.config.get_text_config(), "vocab_size", tokens)))
 
     def _evaluate(self, held_out: Dataset, *, baseline: bool) -> Scores:
         """Collective. The scores on the held-out samples, reported."""

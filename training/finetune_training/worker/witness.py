@@ -6,6 +6,8 @@ computed as the last evaluation was: by the same engine, in the same precision.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,13 +21,25 @@ from finetune_training.worker.objective import ExactSFTTrainer
 def witness(trainer: ExactSFTTrainer, samples: Any) -> tuple[Likelihoods, ...]:
     """Collective: every rank takes all rows."""
     rows = rows_of(samples[index] for index in range(min(len(samples), 4 * ROWS)))
-    model, precision = trainer.model_wrapped, torch.get_float32_matmul_precision()
+    model = trainer.model_wrapped
     model.eval()
-    torch.set_float32_matmul_precision("highest")  # TF32 would blur what FP32 can tell apart
-    found = tuple(Likelihoods(row, _log_probs(trainer, row)) for row in rows)
-    torch.set_float32_matmul_precision(precision)
+    with _without_tf32():
+        found = tuple(Likelihoods(row, _log_probs(trainer, row)) for row in rows)
     model.train()
     return found
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """TF32 would blur what FP32 can tell apart. (torch refuses its older `get_float32_matmul_precision` where transformers has
+    set TF32 by this.)"""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def _log_probs(trainer: ExactSFTTrainer, row: list[int]) -> list[float]:

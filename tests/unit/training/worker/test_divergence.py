@@ -67,3 +67,10 @@ def test_a_model_that_is_worse_than_its_base_is_said_to_be() -> None:
     with pytest.raises(FinetuneError, match="knows nothing") as caught:
         watch.compare(_scores(3.0), _scores(5.0))
     assert caught.value.failure.reason == "LossDiverged"
+
+
+def test_a_model_whose_last_loss_is_not_finite_is_refused() -> None:
+    for base in (None, _scores(3.0)):
+        with pytest.raises(FinetuneError) as caught:
+            Divergence(100).compare(base, Scores(loss=math.nan, perplexity=math.nan, supervised_tokens=1))
+        assert caught.value.failure.reason == "LossNotFinite"
