@@ -75,7 +75,7 @@ def test_validate_with_data_makes_the_same_checks_without_rows(model: Path, tmp_
     assert "alert" not in ended.output
 
 
-def test_neither_torch_nor_ray_is_imported(model: Path, tmp_path: Path) -> None:
+def test_looking_at_a_job_imports_neither_torch_nor_ray(model: Path, tmp_path: Path) -> None:
     job = write_job(tmp_path, model=model, data=write_rows(tmp_path / "rows.jsonl"))
     script = (
         "import atexit, sys\n"
