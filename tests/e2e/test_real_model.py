@@ -19,8 +19,9 @@ from tests.e2e.order import expected
 from tests.e2e.platform import installed, namespace, upload
 from tests.real import METHOD, real_model, write_lines
 
-# Small steps: a CPU that computes BF16 in software takes a minute for those of the example.
-ROWS, BATCH, EVERY = 70, 2, 4
+# Small steps: a CPU that computes BF16 in software takes a minute for those of the example. Packed they are some 17; each fault
+# waits for one checkpoint more, and all have come by then however late a status is.
+ROWS, BATCH, EVERY = 70, 2, 2
 pytestmark = pytest.mark.timeout(1800)
 
 
@@ -66,9 +67,8 @@ def test_a_job_that_loses_a_worker_is_suspended_and_loses_its_head_learns_every_
 
     trial.await_saved(step, attempt=2)
     Faults(jobs, layout_of()).kill(trial.pod("head"))
-    trial.await_saved(step, attempt=3, seconds=400)
 
-    status = trial.await_end(seconds=600)
+    status = trial.await_end(seconds=900)
     assert status["phase"] == "Succeeded", status
     events = trial.events()
     rows = {step: each.rows for step, each in learnt(events).items()}

@@ -20,7 +20,7 @@ from tests.real import real_model
 SEEDS = 200
 SHORT, BATCH = ((1, 16), (1, 48)), (2, 256)
 """Rows and tokens. Every 50th draw is a batch of the demo's; the others are cheap enough to be many."""
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 
 def loaded(precision: torch.dtype, *, adapter: bool) -> Any:
