@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def test_the_last_checkpoint_is_exported_as_the_run_has_published_it(
             assert _settings(out / path.name) == _settings(path), path.name
         else:
             assert (out / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_run_on_gpus_is_exported_where_there_is_none(runs: tuple[Path, dict[str, Outcome]], tmp_path: Path) -> None:
+    name = next(name for name, (method, *_) in RUNS.items() if method == "Full")
+    run = shutil.copytree(runs[0] / name, tmp_path / "run")
+    spec = json.loads((run / "spec.json").read_text())
+    spec["model"]["attention"] = "FlashAttention2"
+    (run / "spec.json").write_text(json.dumps(spec))
+    out = exported(run, tmp_path / "out", tmp_path / "staging")
+    assert (out / "model.safetensors").read_bytes() == (run / "trained" / "merged" / "model.safetensors").read_bytes()
 
 
 def _settings(path: Path) -> Any:

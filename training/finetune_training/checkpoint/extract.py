@@ -101,7 +101,8 @@ def _write_model(spec: RunSpec, base: Path, weights: dict[str, Any], name: str, 
     from finetune_training.model.export import write_model
     from finetune_training.model.model import load_model, load_tokenizer, origin_of
 
-    model = load_model(base, spec)
+    anywhere = spec.model.model_copy(update={"attention": "Auto"})  # the run's may need a GPU
+    model = load_model(base, spec.model_copy(update={"model": anywhere}))
     load_into(model, weights, name=name)
     model.config.use_cache = True  # off for training only
     said = likelihoods(model, rows_of_text(load_tokenizer(base, spec)))

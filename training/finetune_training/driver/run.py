@@ -6,37 +6,27 @@ FinetuneError. This is the order in which things happen; how each is done is in 
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from finetune_training.checkpoint.lineage import check_fence
-from finetune_training.checkpoint.run_folder import (
-    REPORT,
-    RESULT,
-    Resolution,
-    keep_resolution,
-    read_resolution,
-    versions,
-)
+from finetune_training.checkpoint.run_folder import Resolution, keep_resolution, read_resolution, versions
 from finetune_training.contract.batch import batch_of
 from finetune_training.contract.failure import FinetuneError
-from finetune_training.contract.spec import ArtifactFormat, Job
+from finetune_training.contract.spec import Job
 from finetune_training.data.prepare import prepare, prepared
 from finetune_training.data.shards import DataManifest
 from finetune_training.driver import watch
-from finetune_training.driver.attempt import METRICS, Attempt
+from finetune_training.driver.attempt import Attempt
 from finetune_training.driver.finish import Finish, Finished, finish
+from finetune_training.driver.publish import publish, result_of
 from finetune_training.driver.ray_cluster import Placement, placement_for, ray_session, run_task, staging_folder
 from finetune_training.driver.repair import Repair
 from finetune_training.driver.request import Request
-from finetune_training.events.history import History, read_history
 from finetune_training.events.progress import (
     CheckpointSaved,
-    Evaluated,
     Event,
     MetricsFile,
     Prepared,
@@ -47,14 +37,11 @@ from finetune_training.events.progress import (
     Trained,
     Warned,
 )
-from finetune_training.events.result import Evaluations, RunResult, Scores
+from finetune_training.events.result import RunResult
 from finetune_training.inspection.inspection import inspect, seen_in
 from finetune_training.model.fetch import default_cache, fetch_tokenizer
 from finetune_training.preflight.findings import heed
-from finetune_training.show.model_card import render_model_card
-from finetune_training.show.report import ReportInputs, render_report
 from finetune_training.store.located import located
-from finetune_training.store.storage import open_store
 from finetune_training.worker.task import Task
 
 logger = logging.getLogger(__name__)
@@ -103,8 +90,11 @@ class _Run:
             task, self._attempt = repair.task, repair.attempt
             check_fence(self._store, self._attempt.turn)
             self._tell(StageStarted(Stage.EXPORTING, "answers and artifacts"))
-            result = self._result(task, trained, self._finish(task, trained))
-        self._publish(result, data, job)
+            done = self._finish(task, trained)
+            result = result_of(
+                task, self._attempt, trained, done, resumed_from=self._resumed_from, seconds=time.time() - self._started
+            )
+        publish(result, self._request, self._attempt, data=data, outputs=job.spec.output)
         self._tell(StageStarted(Stage.SUCCEEDED))
         return result
 
@@ -165,61 +155,6 @@ class _Run:
         )
         return run_task(finish, work, on_gpu=task.on_gpu)
 
-    def _result(self, task: Task, trained: Trained, done: Finished) -> RunResult:
-        history = read_history(self._records())
-        seconds = sum(step.seconds for step in history.steps)
-        return RunResult(
-            job=task.job.name,
-            attempt=self._attempt.number,
-            steps=trained.step,
-            resumed_from_step=self._resumed_from,
-            seconds=time.time() - self._started,
-            training_seconds=seconds,
-            tokens_per_second=history.tokens / seconds if seconds else 0.0,
-            useful_token_ratio=task.data.statistics.useful_token_ratio,
-            evaluation=_evaluations(history),
-            samples=done.samples,
-            artifacts=done.artifacts,
-            base_model=task.base.uri,
-            base_revision=task.job.spec.model.revision,
-            base_license=done.base_license,
-            question=next(iter(task.job.spec.evaluation.prompts), task.data.question),
-            data_fingerprint=task.data.fingerprint,
-            versions=task.versions,
-        )
-
-    def _publish(self, result: RunResult, data: DataManifest, located_job: Job) -> None:
-        """Report, model cards, and last the metrics: with them the run is done."""
-        check_fence(self._store, self._attempt.turn)
-        job, statistics = self._request.job, data.statistics
-        records = self._records()
-        inputs = ReportInputs(job, self._request.text, result, statistics, data.max_length, records, time.time())
-        inspected = read_history(records).inspected
-        self._store.put(REPORT, render_report(inputs).encode())
-        for artifact in result.artifacts:
-            kind = ArtifactFormat(artifact.format)
-            card = render_model_card(
-                job=job,
-                result=result,
-                statistics=statistics,
-                artifact_format=kind,
-                sources=inspected.sources if inspected else (),
-            ).encode()
-            copies = [output.uri for output in located_job.spec.output if output.uri and output.format is kind]
-            for folder in (artifact.uri, *copies):
-                open_store(folder).put("README.md", card)
-        self._store.put(RESULT, result.to_json())
-
-    def _records(self) -> list[dict[str, Any]]:
-        """The metrics of all attempts, in their order, each line with its `attempt`."""
-        texts = {}
-        for number in sorted(int(name) for name in self._store.folders("attempts") if name.isdigit()):
-            here = number == self._attempt.number
-            kept = self._attempt.metrics.read_bytes() if here else self._store.get(f"attempts/{number}/{METRICS}")
-            texts[number] = kept or b""
-        found = ((number, _record(line)) for number, text in texts.items() for line in text.splitlines())
-        return [record | {"attempt": number} for number, record in found if record is not None]
-
     def _tell(self, event: Event) -> None:
         if isinstance(event, Resumed):
             self._resumed_from = event.step
@@ -237,15 +172,6 @@ class _Run:
             self._attempt.keep_metrics()
         except FinetuneError:  # with the next checkpoint, or at the end
             logger.warning("The metrics could not be kept", exc_info=True)
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    """None for half a line, which a process that died or a full disk leaves."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def _with_revision(job: Job, revision: str) -> Job:
@@ -267,14 +193,3 @@ def _prepared(data: DataManifest, *, packed: bool) -> Prepared:
         packed=packed,
         useful_token_ratio=data.statistics.useful_token_ratio,
     )
-
-
-def _evaluations(history: History) -> Evaluations:
-    last = history.evaluations[-1] if history.evaluations else None
-    return Evaluations(baseline=_scores(history.baseline), tuned=_scores(last))
-
-
-def _scores(evaluated: Evaluated | None) -> Scores | None:
-    if evaluated is None:
-        return None
-    return Scores(loss=evaluated.loss, perplexity=evaluated.perplexity, supervised_tokens=evaluated.supervised_tokens)

@@ -8,7 +8,8 @@ asking both finds that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -54,13 +55,34 @@ def likelihoods(model: Any, rows: Sequence[list[int]]) -> list[Likelihoods]:
     was_training = model.training
     model.eval()
     found = []
-    for row in rows:
-        tokens = torch.tensor([row], device=model.device)
-        logits = model(input_ids=tokens).logits[0, :-1].float()
-        chosen = logits.log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
-        found.append(Likelihoods(row, chosen.tolist()))
+    with _head_in_fp32(model):
+        for row in rows:
+            tokens = torch.tensor([row], device=model.device)
+            logits = model(input_ids=tokens).logits[0, :-1].float()
+            chosen = logits.log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
+            found.append(Likelihoods(row, chosen.tolist()))
     model.train(was_training)
     return found
+
+
+@contextmanager
+def _head_in_fp32(model: Any) -> Iterator[None]:
+    """Of logits only their distances count: where all are far from 0, as with GPT-2, BF16 rounds those away. What the model does
+    with them afterwards (scales, caps) stays its own."""
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear:  # none of a known kind, or one with an adapter
+        yield
+        return
+
+    def project(head: torch.nn.Linear, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> torch.Tensor:
+        bias = None if head.bias is None else head.bias.float()
+        return torch.nn.functional.linear(inputs[0].float(), head.weight.float(), bias)
+
+    hook = head.register_forward_hook(project)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def check_alike(

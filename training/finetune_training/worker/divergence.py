@@ -30,6 +30,11 @@ class Divergence:
         self._better_once = baseline is not None and self._knows(baseline.loss)
         self._worse_since = 0
 
+    @property
+    def in_doubt(self) -> bool:
+        """The last steps knew nothing any more: their checkpoints would push out those that did."""
+        return self._better_once and self._worse_since > 0
+
     def check(self, step: Step) -> None:
         """Raises a User error: this step, or the last few, show that the run has diverged."""
         if not math.isfinite(step.loss):

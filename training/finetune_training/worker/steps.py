@@ -84,11 +84,12 @@ class Steps(StepCallback):
         self._metrics = {"loss": step.loss}
         self._checkpointer.poll()
         last = state.global_step >= state.max_steps
-        control.should_save = stop or last or _due(state.global_step, self._spec.checkpoint.every_steps)
+        due = _due(state.global_step, self._spec.checkpoint.every_steps) and not self._divergence.in_doubt
+        control.should_save = stop or last or due
         control.should_training_stop = control.should_training_stop or stop
         self.interrupted = stop and not last
-        due = _due(state.global_step, self._spec.evaluation.every_steps) and not (last or stop)
-        scored = self._validation if due else None
+        scores = _due(state.global_step, self._spec.evaluation.every_steps) and not (last or stop)
+        scored = self._validation if scores else None
         self._away = control.should_save or scored is not None
         if self._away:
             self._report(Away())

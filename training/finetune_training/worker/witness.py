@@ -1,7 +1,8 @@
 """What the trained model makes of a few rows: by that its artifacts are known (driver/finish.py).
 
 In: a trainer that is done, and the samples that it has scored. Out: the log-probability of every token of their first rows,
-computed as the last evaluation was: by the same engine, in the same precision.
+computed as the last evaluation was: by the same engine, in the same precision up to the head, which is computed in FP32
+(model/comparison.py says why).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from finetune_training.events.progress import Likelihoods
 from finetune_training.model.comparison import ROWS, rows_of
@@ -23,7 +25,7 @@ def witness(trainer: ExactSFTTrainer, samples: Any) -> tuple[Likelihoods, ...]:
     rows = rows_of(samples[index] for index in range(min(len(samples), 4 * ROWS)))
     model = trainer.model_wrapped
     model.eval()
-    with _without_tf32():
+    with _without_tf32(), _head_in_fp32(trainer):
         found = tuple(Likelihoods(row, _log_probs(trainer, row)) for row in rows)
     model.train()
     return found
@@ -40,6 +42,22 @@ def _without_tf32() -> Iterator[None]:
         yield
     finally:
         matmul.fp32_precision = before
+
+
+@contextmanager
+def _head_in_fp32(trainer: ExactSFTTrainer) -> Iterator[None]:
+    """TRL's head computes in the precision of what it is given."""
+
+    def exact(_: Any, __: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state.float()
+        return output
+
+    model = trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model
+    hook = model.base_model.register_forward_hook(exact)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _log_probs(trainer: ExactSFTTrainer, row: list[int]) -> list[float]:

@@ -51,6 +51,22 @@ def test_when_a_run_is_stopped(losses: list[float], base: float | None, expected
     assert _checked(losses, base=base) == expected
 
 
+@pytest.mark.parametrize(
+    ("losses", "doubted"),
+    [
+        pytest.param([4.0, 3.0], False, id="it learns"),
+        pytest.param([4.0, 13.0], True, id="it was better before"),
+        pytest.param([4.0, 13.0, 4.0], False, id="it has come back"),
+        pytest.param([GUESSING + 0.1] * 3, False, id="trained from nothing"),
+    ],
+)
+def test_what_is_saved_last_knows_something(losses: list[float], doubted: bool) -> None:
+    watch = Divergence(100)
+    for number, loss in enumerate(losses, 1):
+        watch.check(_step(number, loss))
+    assert watch.in_doubt is doubted
+
+
 def test_a_gradient_that_is_not_finite_is_named() -> None:
     with pytest.raises(FinetuneError, match="gradient of step 7") as caught:
         Divergence(100).check(_step(7, 1.0, norm=math.inf))
