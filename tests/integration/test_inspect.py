@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from finetune_training.store.storage import Store
 from tests.cli import environment, finetune, write_job, write_rows
+from tests.servers.hub import Hub
 from tests.tiny import VOCABULARY, write_tokenizer
 
 CONFIG = {
@@ -86,6 +89,25 @@ def test_looking_at_a_job_imports_neither_torch_nor_ray(model: Path, tmp_path: P
     done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "loaded []"
+
+
+def test_rows_in_s3_and_a_model_on_the_hub_are_looked_at_without_its_weights(
+    model: Path, hub: Hub, s3_prefix: str, tmp_path: Path
+) -> None:
+    published = shutil.copytree(model, tmp_path / "published")
+    (published / "model.safetensors").write_bytes(bytes(1 << 20))
+    hub.publish("someone/tiny", published)
+    Store(s3_prefix).put("rows.jsonl", write_hostile(tmp_path / "rows.jsonl").read_bytes())
+    (tmp_path / "rows.jsonl").unlink()
+    job = write_job(tmp_path, model="hf://someone/tiny", data=f"{s3_prefix}/rows.jsonl")
+    ended = finetune(tmp_path, "inspect", str(job), HF_HOME=str(tmp_path / "cache"))
+    assert ended.code == 0, ended.output
+    assert f"{s3_prefix}/rows.jsonl" in ended.output
+    assert "ignored: score" in ended.output
+    assert "⟦<b>No.</b><|im_end|>⟧" in ended.output
+    assert [asked for asked in hub.requests if "safetensors" in asked] == []
+    by_row = finetune(tmp_path, "inspect", str(job), "--row", "rows.jsonl:1", HF_HOME=str(tmp_path / "cache"))
+    assert "⟦<b>No.</b><|im_end|>⟧" in by_row.output, by_row.output
 
 
 def test_what_the_first_rows_tell_is_told_before_ray_starts(model: Path, tmp_path: Path) -> None:
