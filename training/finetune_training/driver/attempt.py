@@ -1,4 +1,4 @@
-"""One attempt at a run: its identity, its claim, its folder, its log.
+"""One attempt at a run: what was asked for, its identity, its claim, its folder, its log.
 
 In: a job and its store. Out: an `Attempt` that nobody else has: claims are create-only objects, so two processes that
 run the same job get different numbers, and the older one finds out when it commits (lineage.py). An attempt whose ranks are
@@ -22,11 +22,21 @@ from finetune_training.checkpoint.run_folder import RESOLVED, TRAINED
 from finetune_training.checkpoint.turn import Turn
 from finetune_training.contract.environment import ATTEMPT
 from finetune_training.contract.failure import FinetuneError, Reason, user_error
+from finetune_training.contract.spec import Job
 from finetune_training.driver.ladder import Memory
 from finetune_training.store.shipping import shipped
 from finetune_training.store.storage import Store
 
 METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `finetune run` was asked to do. `job` as the user wrote it, `text` the file's text."""
+
+    job: Job
+    text: str
+    workers: int | None = None
 
 
 @dataclass(frozen=True)

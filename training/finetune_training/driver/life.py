@@ -17,9 +17,8 @@ from rich.console import Console
 from finetune_training.checkpoint.run_folder import finished, remember, run_store
 from finetune_training.contract.failure import Failure, FinetuneError, classify
 from finetune_training.contract.jobfile import identity_in, parse_job, read_text
-from finetune_training.driver.attempt import Attempt, claim, start_anew
+from finetune_training.driver.attempt import Attempt, Request, claim, start_anew
 from finetune_training.driver.environment import quiet, set_up_ray
-from finetune_training.driver.request import Request
 from finetune_training.driver.signals import end_at_sigterm
 from finetune_training.events.result import RunResult
 from finetune_training.preflight.scratch import check_scratch

@@ -15,9 +15,8 @@ from finetune_training.checkpoint.lineage import check_fence
 from finetune_training.checkpoint.run_folder import REPORT, RESULT
 from finetune_training.contract.spec import ArtifactFormat, Output
 from finetune_training.data.shards import DataManifest
-from finetune_training.driver.attempt import METRICS, Attempt
+from finetune_training.driver.attempt import METRICS, Attempt, Request
 from finetune_training.driver.finish import Finished
-from finetune_training.driver.request import Request
 from finetune_training.events.history import History, read_history
 from finetune_training.events.progress import Evaluated, Trained
 from finetune_training.events.result import Evaluations, RunResult, Scores

@@ -19,12 +19,11 @@ from finetune_training.contract.spec import Job
 from finetune_training.data.prepare import prepare, prepared
 from finetune_training.data.shards import DataManifest
 from finetune_training.driver import watch
-from finetune_training.driver.attempt import Attempt
+from finetune_training.driver.attempt import Attempt, Request
 from finetune_training.driver.finish import Finish, Finished, finish
 from finetune_training.driver.publish import publish, result_of
 from finetune_training.driver.ray_cluster import Placement, placement_for, ray_session, run_task, staging_folder
 from finetune_training.driver.repair import Repair
-from finetune_training.driver.request import Request
 from finetune_training.events.progress import (
     CheckpointSaved,
     Event,

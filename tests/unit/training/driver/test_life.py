@@ -16,9 +16,8 @@ from rich.console import Console
 
 from finetune_training.contract.failure import Failure, FinetuneError, Terminated, infrastructure_error, user_error
 from finetune_training.driver import life
-from finetune_training.driver.attempt import Attempt
+from finetune_training.driver.attempt import Attempt, Request
 from finetune_training.driver.life import AttemptFailed, Done, live
-from finetune_training.driver.request import Request
 from finetune_training.events.result import RunResult
 from finetune_training.status.writer import Outcome, StatusWriter
 from tests.finished_run import JOB_YAML, result
