@@ -23,6 +23,7 @@ so this room decides by types and error codes first and reads texts only where a
     │   ├── HubUnreachable
     │   ├── InheritanceDamaged
     │   ├── Network
+    │   ├── RayNotStarted
     │   └── StoreUnavailable
     ├── Preempted          7  another attempt, which costs nothing
     │   ├── MachineTaken   ─  the same attempt with its ranks started again

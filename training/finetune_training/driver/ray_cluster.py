@@ -25,7 +25,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from finetune_training.contract.environment import STATUS
-from finetune_training.contract.failure import user_error
+from finetune_training.contract.failure import FailureClass, classify, infrastructure_error, user_error
 from finetune_training.contract.spec import RunSpec
 from finetune_training.driver.signals import end_at_sigterm
 from finetune_training.preflight.scratch import ray_folder
@@ -62,9 +62,32 @@ def ray_session(*, cpus: int = 1) -> Iterator[None]:
         if folder:
             quiet |= {"address": "local", "num_cpus": max(os.cpu_count() or 1, cpus), "include_dashboard": False}
             quiet["_temp_dir"] = folder
-        ray.init(**quiet)
+        with _starting():
+            ray.init(**quiet)
         with _connected():
             yield
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """A machine on which Ray cannot start, or not in the time that Ray gives itself, is no bug. Ray raises a bare Exception for
+    most of it."""
+    try:
+        yield
+    except Exception as error:
+        if classify(error).cls is not FailureClass.UNKNOWN:
+            raise
+        what = (
+            "Ray could not be started here"
+            if is_embedded()
+            else f"Ray at {os.environ['RAY_ADDRESS']} could not be joined"
+        )
+        raise infrastructure_error(
+            "RayNotStarted",
+            f"{what}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}",
+            "Close what keeps this machine busy, look at its free memory and at `ulimit -n`, then run the same command again.",
+            detail=str(error)[:600],
+        ) from error
 
 
 @contextmanager
