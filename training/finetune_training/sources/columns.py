@@ -1,6 +1,6 @@
 """The columns of a source → which of them holds what. Pure.
 
-In: a source's first row, and the names that the spec has for columns. Out: the source's `Shape`, or what there is instead of the
+In: a source's first rows, and the names that the spec has for columns. Out: the source's `Shape`, or what there is instead of the
 columns that were looked for. Told apart are OpenAI's `messages`, ShareGPT's `conversations`, `prompt` and `completion` (text,
 or lists of messages), Alpaca's `instruction`, `input` and `output`, `text`; and pairs of answers of which one is preferred,
 from which nothing here can learn yet.
@@ -8,12 +8,13 @@ from which nothing here can learn yet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from finetune_training.contract.dataset import Columns, RowKind
 from finetune_training.contract.failure import FinetuneError, data_error
+from finetune_training.sources.cells import is_empty
 from finetune_training.sources.wording import listed
 
 _PREFERENCES: Final = (
@@ -64,16 +65,35 @@ class Shape:
         return (*self.columns, *self.beside, *self.columns) if self.beside else self.columns
 
 
-def detect(row: Mapping[str, Any], *, kind: RowKind, named: Columns, where: str) -> Shape:
-    """The shape of a source, from its first row."""
+def detect(
+    row: Mapping[str, Any], *, more: Iterable[Mapping[str, Any]] = (), kind: RowKind, named: Columns, where: str
+) -> Shape:
+    """The shape of a source, from its first row; which of that row's columns hold something, `more` rows tell too."""
+    held = _held(row, more)
     candidates = [shape for shape in _shapes(named, kind) if kind in (RowKind.AUTO, shape.kind)]
     wanted = [shape for shape in candidates if set(shape.columns) & _named(named)]
     if not wanted:
-        _refuse_preferences(row, where=where)
-    for shape in wanted or candidates:
-        if set(shape.required) <= set(row):
-            return _as_conversation(shape, row)
+        _refuse_preferences(set(row), held, where=where)
+    there = [shape for shape in wanted or candidates if set(shape.required) <= set(row)]
+    if there:
+        shape = next((shape for shape in there if not is_empty(held[shape.columns[-1]])), there[0])
+        return _as_conversation(shape, held)
     raise _undetected(list(row), wanted or candidates, kind=kind, is_named=bool(wanted), where=where)
+
+
+def _held(row: Mapping[str, Any], more: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """All columns, each with the first value in it that says something."""
+    held = dict(row)
+    for each in more:
+        held.update((name, value) for name, value in each.items() if is_empty(held.get(name)))
+    return held
+
+
+def looked_at(named: Columns) -> tuple[str, ...]:
+    """The names of all columns whose values tell a shape."""
+    shapes = _shapes(named, RowKind.AUTO)
+    judged = (*(name for each in _PREFERENCES for name in each), *_JUDGED)
+    return tuple(dict.fromkeys((*(name for shape in shapes for name in (*shape.columns, *shape.beside)), *judged)))
 
 
 def _as_conversation(shape: Shape, row: Mapping[str, Any]) -> Shape:
@@ -107,9 +127,9 @@ def _named(named: Columns) -> set[str]:
     return {column for column in (named.messages, named.prompt, named.completion, named.text) if column}
 
 
-def _refuse_preferences(row: Mapping[str, Any], *, where: str) -> None:
-    pair = next((each for each in _PREFERENCES if set(each) <= set(row)), None)
-    if pair is None and set(_JUDGED) <= set(row) and isinstance(row["label"], bool):
+def _refuse_preferences(row: Set[str], held: Mapping[str, Any], *, where: str) -> None:
+    pair = next((each for each in _PREFERENCES if set(each) <= row), None)
+    if pair is None and set(_JUDGED) <= row and isinstance(held["label"], bool):
         pair = ("completion", "label")
     if pair is not None:
         raise data_error(

@@ -20,6 +20,8 @@ from finetune_training.sources.wording import listed, wrong_type
 
 def convert(row: dict[str, Any], shape: Shape, *, where: str) -> Row | None:
     """The row in its kind; None when it holds nothing. Raises a Data error: a column is missing or of a wrong type."""
+    if not row:
+        return None
     missing = [column for column in shape.required if column not in row]
     if missing:
         raise data_error(

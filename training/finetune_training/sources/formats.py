@@ -36,7 +36,8 @@ ENDINGS = {
     ".md": Format.TEXT,
 }
 _PIECE = 2**20
-_TABLES = {Format.PARQUET: parquet, Format.ARROW: arrow}
+TABLES = {Format.PARQUET: parquet, Format.ARROW: arrow}
+"""Formats of columns, of which only those are read that are wanted."""
 _BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -48,13 +49,16 @@ def format_of(file: File) -> Format | None:
 
 def where_of(file: File, format_: Format, number: int) -> str:
     """Where row `number` stands, for people."""
-    return f"{file.uri}, row {number}" if format_ in _TABLES else f"{file.uri}:{number}"
+    return f"{file.uri}, row {number}" if format_ in TABLES else f"{file.uri}:{number}"
 
 
-def read(file: File, format_: Format, sample_by: SampleBy, columns: tuple[str, ...] = ()) -> Rows:
-    """The file's rows. `columns`: all that is wanted of a table, where it has them; none means everything."""
-    if table := _TABLES.get(format_):
-        return table(file, columns)
+def read(
+    file: File, format_: Format, sample_by: SampleBy, columns: tuple[str, ...] = (), *, look: bool = False
+) -> Rows:
+    """The file's rows. `columns`: all that is wanted of a table, where it has them; none means everything. `look`: what else it
+    has is named."""
+    if table := TABLES.get(format_):
+        return table(file, columns, look=look)
     if format_ is Format.CSV:
         return _csv(file)
     return _json(file) if format_ is Format.JSONL else _TEXT[sample_by](file)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from finetune_training.contract.dataset import DatasetSpec, Format, SampleBy, Source
+from finetune_training.contract.dataset import Columns, DatasetSpec, Format, SampleBy, Source
 from finetune_training.contract.failure import data_error, user_error
-from finetune_training.sources.columns import Shape, detect
+from finetune_training.sources.columns import Shape, detect, looked_at
 from finetune_training.sources.conversion import convert
 from finetune_training.sources.files import File, find_files
-from finetune_training.sources.formats import ENDINGS, format_of, read, where_of
+from finetune_training.sources.formats import ENDINGS, TABLES, format_of, read, where_of
 from finetune_training.sources.lines import Rows
 from finetune_training.sources.rows import Row, parse
 from finetune_training.sources.survey import SURVEYED, UNSURVEYED, Survey, survey
@@ -68,22 +68,37 @@ def open_sources(dataset: DatasetSpec) -> list[SourceFile]:
 
 def _open(source: Source, dataset: DatasetSpec, *, field: str, held_out: bool) -> list[SourceFile]:
     files = [(file, _format(file, source.format, field=field)) for file in find_files(source.uri, field=f"{field}.uri")]
-    first = _first_rows(files, source, field=field)
-    shape = detect(first[0][1], kind=dataset.kind, named=dataset.columns, where=first[0][0])
-    converted = ((row, convert(row, shape, where=where)) for where, row in first)
+    (file, format_), looked = _first_rows(files, source, dataset.columns, field=field)
+    where, first = next(((where, row) for where, row in looked if row), looked[0])
+    more = [row for _, row in looked]
+    shape = detect(first, more=more, kind=dataset.kind, named=dataset.columns, where=where)
+    opened = SourceFile(file, format_, source.sample_by, shape, held_out)
+    converted = (
+        _converted(opened, len(looked))
+        if format_ in TABLES
+        else (convert(row, shape, where=where) for where, row in looked)
+    )
     beside = (dataset.columns.system, dataset.columns.tools)
-    surveyed = survey(converted, shape, source=field, named=beside)
+    surveyed = survey(zip(more, converted, strict=True), shape, source=field, named=beside)
     return [SourceFile(file, format_, source.sample_by, shape, held_out, surveyed) for file, format_ in files]
 
 
-def _first_rows(files: list[tuple[File, Format]], source: Source, *, field: str) -> list[tuple[str, dict[str, Any]]]:
-    """Some rows of the first file that has one, with their places."""
+def _first_rows(
+    files: list[tuple[File, Format]], source: Source, named: Columns, *, field: str
+) -> tuple[tuple[File, Format], list[tuple[str, dict[str, Any]]]]:
+    """The first file that has a row, and some of its rows with their places."""
     for file, format_ in files:
-        with closing(read(file, format_, source.sample_by)) as rows:
+        with closing(read(file, format_, source.sample_by, looked_at(named), look=True)) as rows:
             if first := list(islice(_parsed(rows, file, format_), SURVEYED)):
-                return first
+                return (file, format_), first
     shown = files[0][0].uri if len(files) == 1 else f"{source.uri} ({len(files)} files)"
     raise data_error("NoRows", f"{field}: {shown} has no row.", "Put rows there, or take the source out.")
+
+
+def _converted(file: SourceFile, count: int) -> list[Row | None]:
+    """The first rows, read as they will be: a look at a table passes over what Python has no type for."""
+    with closing(file.rows()) as rows:
+        return [file.convert(number, text) for number, text in islice(rows, count)]
 
 
 def _parsed(rows: Rows, file: File, format_: Format) -> Iterator[tuple[str, dict[str, Any]]]:

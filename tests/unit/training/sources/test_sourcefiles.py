@@ -11,7 +11,7 @@ import pytest
 from finetune_training.contract.dataset import DatasetSpec, Format, RowKind, SampleBy
 from finetune_training.contract.failure import FailureClass, FinetuneError
 from finetune_training.sources.columns import Shape
-from finetune_training.sources.rows import PromptCompletion, Text
+from finetune_training.sources.rows import Messages, PromptCompletion, Text
 from finetune_training.sources.sourcefiles import open_sources
 
 
@@ -95,3 +95,39 @@ def test_columns_that_nobody_knows_are_said_with_the_first_rows_place(tmp_path: 
         open_sources(_dataset({"uri": path}))
     assert caught.value.failure.message.startswith(f"{path}:1: ")
     assert "'question', 'answer'" in caught.value.failure.message
+
+
+CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+PAIR = {"prompt": "q", "completion": "a"}
+
+
+@pytest.mark.parametrize("empty", [None, "", [], " "])
+@pytest.mark.parametrize(
+    ("rows", "kind", "columns"),
+    [
+        ([{"messages": ..., "text": "t"}, {"messages": CHAT, "text": ...}], RowKind.MESSAGES, ("messages",)),
+        ([{"messages": ..., "text": "t"}] * 2, RowKind.TEXT, ("text",)),
+        ([{"messages": ..., **PAIR}] * 2, RowKind.PROMPT_COMPLETION, ("prompt", "completion")),
+        ([{"messages": ..., "conversations": CHAT}], RowKind.MESSAGES, ("conversations",)),
+        ([{"prompt": ..., "completion": ...}, PAIR], RowKind.PROMPT_COMPLETION, ("prompt", "completion")),
+        ([{"messages": ...}], RowKind.MESSAGES, ("messages",)),
+    ],
+)
+def test_a_column_that_holds_nothing_does_not_tell_the_kind(
+    tmp_path: Path, rows: list[dict[str, Any]], kind: RowKind, columns: tuple[str, ...], empty: Any
+) -> None:
+    filled = [{name: empty if value is ... else value for name, value in row.items()} for row in rows]
+    shape = open_sources(_dataset({"uri": _write(tmp_path / "a.jsonl", *filled)}))[0].shape
+    assert (shape.kind, shape.columns) == (kind, columns)
+
+
+def test_a_row_without_any_column_is_empty_also_as_the_first(tmp_path: Path) -> None:
+    file = open_sources(_dataset({"uri": _write(tmp_path / "a.jsonl", {}, PAIR, {})}))[0]
+    place = f"{tmp_path}/a.jsonl:2"
+    assert [file.convert(*row) for row in file.rows()] == [None, PromptCompletion("q", "a", place), None]
+
+
+def test_what_stands_beside_a_later_pair_makes_all_pairs_conversations(tmp_path: Path) -> None:
+    file = open_sources(_dataset({"uri": _write(tmp_path / "a.jsonl", PAIR, {**PAIR, "system": "s"})}))[0]
+    assert file.shape.kind is RowKind.MESSAGES
+    assert all(isinstance(file.convert(*row), Messages) for row in file.rows())
