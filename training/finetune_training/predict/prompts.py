@@ -12,9 +12,10 @@ from typing import Any
 
 from finetune_training.chat.habits import habits_of
 from finetune_training.chat.template import Message, template_of
-from finetune_training.contract.dataset import RowKind
+from finetune_training.contract.dataset import Columns, RowKind
 from finetune_training.contract.failure import FinetuneError, data_error, user_error
 from finetune_training.data.ends import bare, beginning
+from finetune_training.sources.cells import is_empty
 from finetune_training.sources.columns import Shape
 from finetune_training.sources.conversion import convert
 from finetune_training.sources.rows import Messages, Row
@@ -30,10 +31,11 @@ def prompt_of(row: dict[str, Any], *, column: str, where: str) -> Prompt:
     if column not in row:
         raise _no_column(row, f"{where}: there is no column {column!r}", where)
     kind = RowKind.TEXT if isinstance(row[column], str) and column != "messages" else RowKind.MESSAGES
-    if kind is RowKind.TEXT and any(row.get(name) for name in Shape(RowKind.MESSAGES, (column,)).beside):
+    chat = Shape(RowKind.MESSAGES, (column,)).in_view_of(row, Columns())
+    if kind is RowKind.TEXT and not all(is_empty(row.get(name)) for name in chat.beside):
         # As in training: with a system prompt or tools beside it, a text is what the user says.
         kind, row = RowKind.MESSAGES, row | {column: [{"role": "user", "content": row[column]}]}
-    found: Row | None = convert(row, Shape(kind, (column,)), where=where)
+    found: Row | None = convert(row, replace(chat, kind=kind), where=where)
     if isinstance(found, Messages) and found.messages[-1]["role"] == "assistant":
         found = replace(found, messages=found.messages[:-1]) if len(found.messages) > 1 else None
     if found is None:

@@ -1,13 +1,17 @@
-"""A cell's text → the value it spells, and whether a value says anything. Pure.
+"""A cell's text → the value it spells; a value → whether it says anything, and words for it. Pure.
 
-In: text that should be JSON, or a value. Out: the value; or why it is none, in words for an error that names the place. How
-deep a value may be nested is said here once: Python's own limit depends on who asks, and what follows walks values too.
+In: text that should be JSON, or a value. Out: the value; or what there is instead of what there should be, in errors that a
+person reads. How deep a value may be nested is said here once: Python's own limit depends on who asks, and what follows walks
+values too.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, Final
+
+from finetune_training.contract.failure import FinetuneError, data_error
 
 DEEPEST: Final = 100
 """No deeper may lists and objects stand in each other."""
@@ -33,6 +37,16 @@ def decoded(text: str) -> Any:
     return value
 
 
+def spelt(text: str, *, column: str, where: str, wanted: str = "JSON") -> Any:
+    """The value that a cell spells as JSON; None for a blank one. Raises a Data error: it should spell what is `wanted`."""
+    if not text.strip():
+        return None
+    try:
+        return decoded(text)
+    except NotJSON as error:
+        raise wrong_type(text, column=column, wanted=wanted, where=where, why=str(error)) from None
+
+
 def why_not(error: Exception) -> str:
     """What Python's reader cannot read of good JSON: depth, and numbers as long as a page."""
     return _DEEP if isinstance(error, RecursionError) else "a number has too many figures"
@@ -55,3 +69,23 @@ def _is_deep(value: Any) -> bool:
         items = (item for each in level for item in (each.values() if isinstance(each, dict) else each))
         level = [item for item in items if isinstance(item, list | dict)]
     return bool(level)
+
+
+def wrong_type(value: Any, *, column: str, wanted: str, where: str, why: str = "") -> FinetuneError:
+    """A Data error: `column` should be something else. `why`: what of it is wrong, where that is not to be seen."""
+    shown = f"{kind_of(value)}{why and f': {why}'}"
+    return data_error("WrongType", f"{where}: {column} should be {wanted}, but is {shown}.", "Mend the row.")
+
+
+def kind_of(value: Any) -> str:
+    """What JSON calls a value, and its beginning."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    name = names.get(type(value), "a number")
+    shown = json.dumps(value, ensure_ascii=False, default=str)
+    return f"{name} ({shown[:60]}{'…' if len(shown) > 60 else ''})"
+
+
+def listed(columns: Iterable[str]) -> str:
+    """Names of columns, quoted; not more than a screen holds."""
+    names = [repr(column) for column in columns]
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none"

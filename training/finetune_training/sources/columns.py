@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from finetune_training.contract.dataset import Columns, RowKind
 from finetune_training.contract.failure import FinetuneError, data_error
-from finetune_training.sources.cells import is_empty
-from finetune_training.sources.wording import listed
+from finetune_training.sources.cells import is_empty, kind_of, listed
+from finetune_training.sources.content import says_system
+from finetune_training.sources.toolcalls import says_tools
 
 _PREFERENCES: Final = (
     ("chosen", "rejected"),
@@ -35,7 +36,8 @@ class Shape:
     """Which columns hold what. `columns`: (messages,), (prompt, completion), (instruction, input, output) or (text,);
     all but Alpaca's `input` must be there. Messages in several columns: what is asked, and the assistant's answer. A
     conversation may have `system`, `history` and `tools` (the first that is there) beside it. `asked`: the spec names the
-    kind, so that what a plain pair has no place for is ignored; else it is an error."""
+    kind, so that what a plain pair has no place for is ignored; else it is an error. `strange`: columns that are only called
+    like one of these, and what they hold."""
 
     kind: RowKind
     columns: tuple[str, ...]
@@ -43,6 +45,7 @@ class Shape:
     history: str = "history"
     tools: tuple[str, ...] = ("tools", "functions")
     asked: bool = False
+    strange: tuple[tuple[str, str], ...] = ()
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -53,7 +56,17 @@ class Shape:
         """The columns that a conversation may have too."""
         if self.kind is RowKind.TEXT:
             return ()
-        return (self.system, *((self.history,) if len(self.columns) > 1 else ()), *self.tools)
+        usual = (self.system, *((self.history,) if len(self.columns) > 1 else ()), *self.tools)
+        strange = dict(self.strange)
+        return tuple(name for name in usual if name not in strange)
+
+    def in_view_of(self, held: Mapping[str, Any], named: Columns) -> Shape:
+        """The shape, without what `held` shows to be called so for another reason. Whatever the spec names is what it says."""
+        means = {self.system: says_system, self.history: says_history, **dict.fromkeys(self.tools, says_tools)}
+        there = (name for name in self.beside if name in means and not is_empty(held.get(name)))
+        doubted = (name for name in there if name not in (named.system, named.tools))
+        strange = tuple((name, kind_of(held[name])) for name in doubted if not means[name](held[name]))
+        return replace(self, strange=strange)
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -77,7 +90,7 @@ def detect(
     there = [shape for shape in wanted or candidates if set(shape.required) <= set(row)]
     if there:
         shape = next((shape for shape in there if not is_empty(held[shape.columns[-1]])), there[0])
-        return _as_conversation(shape, held)
+        return _as_conversation(shape.in_view_of(held, named), held)
     raise _undetected(list(row), wanted or candidates, kind=kind, is_named=bool(wanted), where=where)
 
 
@@ -125,6 +138,13 @@ def _shapes(named: Columns, kind: RowKind) -> list[Shape]:
 
 def _named(named: Columns) -> set[str]:
     return {column for column in (named.messages, named.prompt, named.completion, named.text) if column}
+
+
+def says_history(value: Any) -> bool:
+    """Whether a value means earlier turns; of an illness there is a history too."""
+    if isinstance(value, str):
+        return value.lstrip().startswith("[")
+    return isinstance(value, list) and any(isinstance(turn, list | dict) for turn in value)
 
 
 def _refuse_preferences(row: Set[str], held: Mapping[str, Any], *, where: str) -> None:

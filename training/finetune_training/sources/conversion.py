@@ -6,16 +6,16 @@ Whatever is wrong with a row is said with its file and line.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from finetune_training.contract.dataset import RowKind
 from finetune_training.contract.failure import data_error
+from finetune_training.sources.cells import is_empty, kind_of, listed, spelt, wrong_type
 from finetune_training.sources.columns import Shape
+from finetune_training.sources.content import system_of
 from finetune_training.sources.messages import Conversation, conversation_of
 from finetune_training.sources.rows import Messages, PromptCompletion, Row, Text
 from finetune_training.sources.toolcalls import tools_of
-from finetune_training.sources.wording import listed, wrong_type
 
 
 def convert(row: dict[str, Any], shape: Shape, *, where: str) -> Row | None:
@@ -41,11 +41,12 @@ def _messages(row: dict[str, Any], shape: Shape, where: str) -> Messages | None:
     conversation = _conversation(row, shape, where)
     if not conversation.messages:
         return None
-    system = _text(row, shape.system, where)
+    beside = {name: row[name] for name in shape.beside if not is_empty(row.get(name))}
+    system = system_of(beside.get(shape.system), column=shape.system, where=where)
     if system.strip() and conversation.messages[0]["role"] not in ("system", "developer"):
         conversation = Conversation([{"role": "system", "content": system}]) + conversation
-    column = next((name for name in shape.tools if row.get(name)), None)
-    tools = tools_of(row[column], column=column, where=where) if column else ()
+    column = next((name for name in shape.tools if name in beside), None)
+    tools = tools_of(beside[column], column=column, where=where) if column else ()
     return Messages(conversation.messages, where, tools, conversation.unlearnt)
 
 
@@ -63,27 +64,31 @@ def _conversation(row: dict[str, Any], shape: Shape, where: str) -> Conversation
         return Conversation([])
     turns = (("user", _joined(asking)), ("assistant", answer_text))
     messages = [{"role": role, "content": content} for role, content in turns]
-    return _history(row.get(shape.history), column=shape.history, where=where) + Conversation(messages)
+    history = row.get(shape.history) if shape.history in shape.beside else None
+    return _history(history, column=shape.history, where=where) + Conversation(messages)
 
 
 def _history(value: Any, *, column: str, where: str) -> Conversation:
     """Earlier turns: pairs of question and answer, or messages; perhaps as JSON text."""
-    turns = value
-    if isinstance(value, str):
-        try:
-            turns = json.loads(value) if value.strip() else []
-        except ValueError:
-            raise wrong_type(value, column=column, wanted="a list of turns", where=where) from None
-    if not isinstance(turns, list) or not all(isinstance(turn, list) for turn in turns):
+    turns = spelt(value, column=column, where=where, wanted="a list of turns") if isinstance(value, str) else value
+    if is_empty(turns):
+        return Conversation([])
+    if not isinstance(turns, list) or all(isinstance(turn, dict) for turn in turns):
         return conversation_of(turns, column=column, where=where)
-    if not all(len(turn) == 2 and all(isinstance(text, str | None) for text in turn) for turn in turns):
-        raise wrong_type(value, column=column, wanted="a list of pairs of question and answer", where=where)
-    said = (pair for turn in turns for pair in zip(("user", "assistant"), turn, strict=True))
+    said: list[tuple[str, str | None]] = []
+    for place, turn in enumerate(turns):
+        if is_empty(turn):
+            continue
+        if not isinstance(turn, list) or len(turn) != 2 or not all(isinstance(text, str | None) for text in turn):
+            why = f"{column}[{place}] is {kind_of(turn)}"
+            wanted = "a list of pairs of question and answer"
+            raise wrong_type(value, column=column, wanted=wanted, where=where, why=why)
+        said += zip(("user", "assistant"), turn, strict=True)
     return Conversation([{"role": role, "content": text} for role, text in said if text])
 
 
 def _pair(row: dict[str, Any], shape: Shape, where: str) -> PromptCompletion | None:
-    beside = next((column for column in shape.beside if row.get(column) not in (None, "", [], "[]")), None)
+    beside = next((column for column in shape.beside if not is_empty(row.get(column))), None)
     if beside and not shape.asked:
         raise data_error(
             "KindUnclear",

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from finetune_training.contract.dataset import Format, SampleBy
 from finetune_training.contract.failure import FinetuneError, data_error
+from finetune_training.sources.cells import why_not
 from finetune_training.sources.files import File
 from finetune_training.sources.lines import Rows, lines, not_utf8, stream_of
 from finetune_training.sources.tables import arrow, parquet
@@ -101,15 +102,21 @@ def _array(file: File) -> Rows:
                 except json.JSONDecodeError as error:
                     if ended:
                         where = f"{file.uri}:{number + buffer.count(chr(10), at, error.pos)}"
-                        raise data_error("BrokenJSON", f"{where}: not JSON: {error.msg}.", "Mend the file.") from None
+                        raise _broken_json(where, error.msg) from None
                     more = text.read(max(_PIECE, len(buffer) - at))
                     buffer, at, ended = buffer[at:] + more, 0, not more
                     continue
+                except (ValueError, RecursionError) as error:
+                    raise _broken_json(f"{file.uri}:{number}", why_not(error)) from None
                 yield number, buffer[at:end]
                 number, at = number + buffer.count("\n", at, end), end
     except UnicodeDecodeError as error:
         number += buffer.count("\n", at) + error.object.count(b"\n", 0, error.start)
         raise not_utf8(f"{file.uri}, at line {number} or after it", error) from None
+
+
+def _broken_json(where: str, why: str) -> FinetuneError:
+    return data_error("BrokenJSON", f"{where}: not JSON: {why}.", "Mend the file.")
 
 
 def _skip(buffer: str, at: int) -> int:

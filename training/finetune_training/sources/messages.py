@@ -7,21 +7,26 @@ set the scene. What a message says of itself and cannot be done as it says is an
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Final
 
 from finetune_training.chat.template import Message
 from finetune_training.contract.failure import FinetuneError, data_error
-from finetune_training.sources.toolcalls import calls_in_text, calls_of
-from finetune_training.sources.wording import kind_of, listed, wrong_type
+from finetune_training.sources.cells import kind_of, listed, spelt, wrong_type
+from finetune_training.sources.content import with_content
+from finetune_training.sources.toolcalls import calls_in, calls_of
 
 _ROLES: Final = {
     "human": "user",
     "user": "user",
+    "prompter": "user",
     "gpt": "assistant",
     "assistant": "assistant",
     "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "claude": "assistant",
+    "ai": "assistant",
     "bot": "assistant",
     "model": "assistant",
     "system": "system",
@@ -29,16 +34,21 @@ _ROLES: Final = {
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
+    "environment": "tool",
+    "ipython": "tool",
     "tool_response": "tool",
+    "tool_result": "tool",
+    "tool_output": "tool",
     "function_response": "tool",
+    "function_result": "tool",
     "function_call": "assistant",
     "tool_call": "assistant",
 }
-"""ShareGPT's names (`from`) → the roles that chat templates know."""
+"""The names that data sets have (`from`, or `role`) → the roles that chat templates know. Their case, and - or _, say nothing."""
 _CALLS: Final = ("function_call", "tool_call")
 """Names under which the words are a call."""
-_ALIASES: Final = ("function", *_CALLS, "tool_response")
-"""Of these, the names that are also found as `role`, where others are left to the template."""
+_TEMPLATES_OWN: Final = ("observation", "environment", "ipython")
+"""Of these, roles of some chat templates: where they are found as `role`, the template decides."""
 LEARNT_KEYS: Final = ("weight", "train", "training", "trainable", "loss", "loss_mask", "loss_scale")
 """What the field's tools call the key that says whether a message is learnt (OpenAI, Mistral, Together, Fireworks: weight;
 Axolotl: train, training, weight; ms-swift: loss, loss_scale; verl: loss_mask)."""
@@ -93,10 +103,7 @@ def conversation_of(value: Any, *, column: str, where: str) -> Conversation:
 def _list(value: Any, *, column: str, where: str) -> list[Any]:
     found = value
     if isinstance(value, str) and value.lstrip().startswith("["):  # JSON in a CSV cell
-        try:
-            found = json.loads(value)
-        except ValueError:
-            raise wrong_type(value, column=column, wanted="a list of messages", where=where) from None
+        found = spelt(value, column=column, where=where, wanted="a list of messages")
     if found is None or (isinstance(found, str) and not found.strip()):
         return []
     if not isinstance(found, list):
@@ -114,7 +121,8 @@ def _gone_on(turn: _Turn, call: _Turn) -> _Turn | None:
 
 def _turn(item: Any, *, where: str) -> _Turn:
     if not isinstance(item, dict):
-        raise data_error("WrongType", f"{where} should be a message with role and content, but is {kind_of(item)}.")
+        shown = f"{where} should be a message with role and content, but is {kind_of(item)}."
+        raise data_error("WrongType", shown, "Mend the row.")
     # A column of messages in Parquet has every key in every message, most of them null.
     there = {key: value for key, value in item.items() if value is not None}
     role, said = _role(there, where=where)
@@ -123,25 +131,25 @@ def _turn(item: Any, *, where: str) -> _Turn:
     content = {"content": there["value"]} if "value" in there else {}
     message = {"role": role, **content, **rest}
     if said in _CALLS:
-        calls = calls_in_text(str(message.get("content") or ""), where=where)
+        calls = calls_in(message.get("content") or "", where=where)
         return _Turn({**message, "content": "", "tool_calls": calls}, is_learnt, is_call=True)
-    return _Turn(_with_content(_with_calls(message, where=where), where=where), is_learnt, is_call=False)
+    return _Turn(with_content(_with_calls(message, where=where), where=where), is_learnt, is_call=False)
 
 
 def _role(message: Message, *, where: str) -> tuple[str, str]:
     """The role, and the name that the row has for it."""
-    if "role" not in message and "from" in message:
-        said = str(message["from"])
-        if said.lower() not in _ROLES:
-            known = ", ".join(_ROLES)
-            raise data_error(
-                "UnknownRole", f"{where}: nobody knows who {said!r} is (`from`).", f"Write one of: {known}."
-            )
-        return _ROLES[said.lower()], said.lower()
-    role = message.get("role")
-    if not isinstance(role, str):
-        raise data_error("WrongType", f"{where} has no role; it has {listed(message)}.")
-    return (_ROLES[role] if role in _ALIASES else role), role
+    key = "role" if "role" in message else "from"
+    said = message.get(key)
+    if not isinstance(said, str):
+        remedy = "Give each message role and content (or from and value)."
+        raise data_error("WrongType", f"{where} has no role; it has {listed(message)}.", remedy)
+    name = said.strip().lower().replace("-", "_").replace(" ", "_")
+    if key == "role" and (name not in _ROLES or name in _TEMPLATES_OWN):
+        return said, said
+    if name not in _ROLES:
+        known = ", ".join(_ROLES)
+        raise data_error("UnknownRole", f"{where}: nobody knows who {said!r} is (`from`).", f"Write one of: {known}.")
+    return _ROLES[name], name
 
 
 def _is_learnt(message: Message, *, where: str) -> bool:
@@ -166,29 +174,3 @@ def _with_calls(message: Message, *, where: str) -> Message:
     calls = calls_of(message, where=where)
     rest = {key: value for key, value in message.items() if key not in ("tool_calls", "function_call")}
     return {**rest, "tool_calls": calls} if calls else rest
-
-
-def _with_content(message: Message, *, where: str) -> Message:
-    content = message.get("content")
-    if isinstance(content, list):
-        parts = [_part(part, where=where) for part in content]
-        thoughts = "".join(text for is_thought, text in parts if is_thought)
-        said = {**message, "content": "".join(text for is_thought, text in parts if not is_thought)}
-        return {"reasoning_content": thoughts, **said} if thoughts else said
-    if content is None and "tool_calls" in message:
-        return {**message, "content": ""}
-    if not isinstance(content, str):
-        raise wrong_type(content, column="content", wanted="text", where=where)
-    return message
-
-
-def _part(part: Any, *, where: str) -> tuple[bool, str]:
-    """Whether it is thought or said (Mistral's and Anthropic's parts tell), and the text."""
-    if isinstance(part, dict) and isinstance(part.get("text"), str):
-        return False, str(part["text"])
-    thought = part.get("thinking") if isinstance(part, dict) else None
-    if isinstance(thought, str):
-        return True, thought
-    if isinstance(thought, list):
-        return True, "".join(_part(inner, where=where)[1] for inner in thought)
-    raise data_error("WrongType", f"{where}: content has a part that is not text; this trains language models only.")

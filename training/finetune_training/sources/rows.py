@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune_training.chat.template import Message
 from finetune_training.contract.failure import data_error
-from finetune_training.sources.wording import kind_of
+from finetune_training.sources.cells import NotJSON, decoded, kind_of
 
 EMPTY = "empty"
 
@@ -79,12 +79,10 @@ def _dumped(value: Any) -> str:
 def parse(text: str, *, where: str) -> dict[str, Any]:
     """A row's columns from its JSON."""
     try:
-        row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        why = (
-            f"{error.msg}, at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        )
-        raise data_error("BrokenJSON", f"{where}: not JSON: {why}.", "Mend the line.", detail=text[:200]) from None
+        row = decoded(text)
+    except NotJSON as error:
+        raise data_error("BrokenJSON", f"{where}: not JSON: {error}.", "Mend the line.", detail=text[:200]) from None
     if not isinstance(row, dict):
-        raise data_error("NotAnObject", f"{where}: a row should be a JSON object, but is {kind_of(row)}.")
+        message = f"{where}: a row should be a JSON object, but is {kind_of(row)}."
+        raise data_error("NotAnObject", message, 'Write {"text": …}, or the columns of another kind.')
     return row

@@ -7,10 +7,10 @@ splits into folders of one set, and then one of them must be named.
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 from finetune_training.contract.failure import FinetuneError, data_error
+from finetune_training.sources.cells import decoded
 from finetune_training.store.storage import Store
 
 _STATE: Final = "state.json"
@@ -62,7 +62,7 @@ def _which_split(splits: list[str], uri: str, field: str) -> FinetuneError:
 
 def _read(text: bytes, where: str) -> dict[str, Any]:
     try:
-        state = json.loads(text)
+        state = decoded(text.decode())
     except ValueError as error:
         raise data_error("BrokenJSON", f"{where}: not JSON: {error}.", "Save the data set anew.") from None
     return state if isinstance(state, dict) else {}

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from finetune_training.sources.cells import is_empty, listed
 from finetune_training.sources.columns import Shape
 from finetune_training.sources.rows import Messages, Row
-from finetune_training.sources.wording import listed
 
 SURVEYED: Final = 100
 """So many rows of a source are looked at."""
@@ -22,13 +22,15 @@ _ALWAYS_USED: Final = ("role", "content", "tool_calls", "tool_call_id")
 
 @dataclass(frozen=True)
 class Survey:
-    """`source`: where it stands in the spec. `missing`: columns that the spec names and no row has."""
+    """`source`: where it stands in the spec. `missing`: columns that the spec names and no row has.
+    `strange`: columns that are called like one that is used, and what they hold."""
 
     source: str = ""
     columns: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    strange: tuple[tuple[str, str], ...] = ()
 
     def unused_keys(self, template: str) -> tuple[str, ...]:
         """The keys of messages that `template` does not name."""
@@ -42,7 +44,10 @@ class Survey:
             f"{self.source}: no row that was looked at has {listed(self.missing)}, which spec.dataset.columns names."
         )
         advice = [f"{self.source}, column {name!r}: {_ADVICE[name]}." for name in self.ignored if name in _ADVICE]
-        return [ignored] * bool(self.ignored) + advice + [missing] * bool(self.missing)
+        strange = [
+            f"{self.source}, column {name!r}: {what} is {_NONE[name]}." for name, what in self.strange if name in _NONE
+        ]
+        return [ignored] * bool(self.ignored) + advice + strange + [missing] * bool(self.missing)
 
     def key_warnings(self, template: str) -> list[str]:
         """What should be said of the keys of messages when they are rendered by `template`."""
@@ -55,6 +60,16 @@ _ADVICE: Final = {
     "spec.dataset.chatTemplateArgs, and give rows that want others a run of their own",
 }
 """Columns that other tools read, and what takes their place."""
+_NO_TOOLS: Final = (
+    "no definition of tools, and the model is told of none; spec.dataset.columns.tools names another column"
+)
+_NONE: Final = {
+    "system": "no system prompt; spec.dataset.columns.system names another column",
+    "history": "no list of earlier turns",
+    "tools": _NO_TOOLS,
+    "functions": _NO_TOOLS,
+}
+"""What a column is not that is only called so."""
 UNSURVEYED: Final = Survey()
 """Of files whose rows are all kept as they are."""
 
@@ -70,11 +85,16 @@ def survey(
         columns.update(dict.fromkeys(row))
         if isinstance(converted, Messages):
             used.update(shape.beside)
-            keys.update(dict.fromkeys(key for message in converted.messages for key in message))
+            keys.update(
+                dict.fromkeys(
+                    key for message in converted.messages for key, value in message.items() if not is_empty(value)
+                )
+            )
     return Survey(
         source=source,
         columns=tuple(columns),
         ignored=tuple(column for column in columns if column not in used),
         keys=tuple(key for key in keys if key not in _ALWAYS_USED),
+        strange=shape.strange,
         missing=tuple(name for name in named if name and name not in columns),
     )

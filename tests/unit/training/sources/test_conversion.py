@@ -139,7 +139,7 @@ def test_rows_that_hold_nothing_are_left_out(row: dict[str, Any]) -> None:
         ({"messages": [{"content": "x"}]}, "messages[0] has no role; it has 'content'"),
         ({"messages": [{"role": "user"}]}, "messages[0]: content should be text, but is null"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "a part that is not text"),
-        ({"conversations": [{"from": "bing", "value": "x"}]}, "nobody knows who 'bing' is"),
+        ({"conversations": [{"from": "narrator", "value": "x"}]}, "nobody knows who 'narrator' is"),
         ({"prompt": "x", "completion": 5}, "completion should be text, but is a number (5)"),
         ({"prompt": ["x"], "completion": "y"}, 'prompt should be text, but is a list (["x"])'),
         ({"text": {"a": True}}, 'text should be text, but is an object ({"a": true})'),
@@ -346,7 +346,13 @@ def test_the_better_answers_alone_are_learnt_when_the_spec_names_them() -> None:
     ],
 )
 def test_what_is_wrong_beside_a_conversation_is_said(row: dict[str, Any], says: str) -> None:
-    assert says in _error(row)
+    empty = {name: None if name in ("system", "tools", "history") else value for name, value in row.items()}
+    shape = detect(empty, kind=RowKind.AUTO, named=USUAL, where="f:1")
+    with pytest.raises(FinetuneError) as caught:
+        convert(row, shape, where="f:2")
+    assert f"f:2: {says}" in caught.value.failure.message
+    for name in {"system", "tools"} & set(row):
+        assert f"f:1: {says}" in _error(row, named=Columns(**{name: name}))
 
 
 def test_all_columns_that_a_row_needs_are_read_of_a_table() -> None:
