@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from finetune_training.contract.failure import FinetuneError, data_error
 
-DEEPEST: Final = 100
+DEEPEST: Final = 200
 """No deeper may lists and objects stand in each other."""
 _DEEP: Final = f"nested too deeply (more than {DEEPEST} levels)"
 _NOTHING: Final = ("", "[]", "{}", "null")

@@ -1,7 +1,8 @@
 """A text file → its lines, the same on every platform.
 
-In: a file, perhaps gzipped. Out: its lines with their numbers, each ending in a line feed and nothing else: what a Windows
-editor puts before and after a line (a byte order mark, a carriage return) is not what the author wrote, and would be learnt.
+In: a file, perhaps gzipped. Out: its lines with their numbers, each ending in a line feed and nothing else: what an editor
+on Windows or an old Mac puts before and after a line (a byte order mark, a carriage return) is not what the author wrote, and
+would be learnt.
 Text that is not UTF-8 is said with its line; it is never guessed at.
 """
 
@@ -10,13 +11,15 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 from finetune_training.contract.failure import FinetuneError, data_error
 from finetune_training.sources.files import File
 
 Rows = Generator[tuple[int, str], None, None]
 """The number of a row (or line), and its text."""
+_PIECE = 2**20
+_TWICE = b"\r\r\n"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -30,16 +33,29 @@ def lines(file: File) -> Rows:
     number = 0
     try:
         with stream_of(file) as stream:
-            for number, line in enumerate(stream, 1):
+            for number, line in enumerate(_split(stream), 1):
                 text = line.decode()
                 if "\0" in text:
                     raise _with_nul(f"{file.uri}:{number}")
                 text = text.removeprefix("\ufeff") if number == 1 else text
-                yield number, text.rstrip("\r\n") + ("\n" if text.endswith("\n") else "")
+                yield number, text.rstrip("\r\n") + ("\n" if text.endswith(("\n", "\r")) else "")
     except UnicodeDecodeError as error:
         raise not_utf8(f"{file.uri}:{number}", error) from None
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise data_error("BrokenGzip", f"{file.uri}: broken gzip after line {number}: {error}.") from error
+
+
+def _split(stream: io.BufferedReader | gzip.GzipFile) -> Iterator[bytes]:
+    """Lines with their ends, which may be of any platform, and differ within a file. A file that went through Windows twice has
+    two returns before a feed."""
+    rest = b""
+    while piece := stream.read1(max(_PIECE, len(rest))):  # a line may be as long as a book
+        buffer = rest + piece
+        whole = buffer.rstrip(b"\r")  # whose feed may come with the next piece
+        found = whole.replace(_TWICE, b"\n").splitlines(keepends=True)
+        rest = (found.pop() if found else b"") + buffer[len(whole) :]
+        yield from found
+    yield from rest.replace(_TWICE, b"\n").splitlines(keepends=True)
 
 
 def not_utf8(where: str, error: UnicodeDecodeError) -> FinetuneError:

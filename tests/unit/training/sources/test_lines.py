@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -37,12 +38,13 @@ def _rows(file: File, sample_by: SampleBy) -> list[object]:
         ("a.json", '[\n{"text": "a"},\n{"text": "b"}\n]\n'),
     ],
 )
-def test_a_file_from_windows_gives_the_rows_of_the_same_file_from_linux(
+def test_a_file_from_windows_or_an_old_mac_gives_the_rows_of_the_same_file_from_linux(
     tmp_path: Path, name: str, text: str, sample_by: SampleBy
 ) -> None:
     linux = _rows(_file(tmp_path / name, text.encode()), sample_by)
     assert linux
-    for mark, end in (("\ufeff", "\n"), ("", "\r\n"), ("\ufeff", "\r\n")):
+    ends = ("\n", "\r\n", "\r", "\r\r\n")
+    for mark, end in ((mark, end) for mark in ("", "\ufeff") for end in ends):
         windows = mark + text.replace("\n", end)
         assert _rows(_file(tmp_path / name, windows.encode()), sample_by) == linux, (mark, end)
 
@@ -57,3 +59,27 @@ def test_another_encoding_is_never_guessed_at(tmp_path: Path, encoding: str, nam
     assert (failure.cls, failure.reason) == (FailureClass.DATA, "NotUTF8")
     assert failure.message.startswith(f"{file.uri}:")
     assert ("UTF-16" in failure.message) == encoding.startswith("utf-16")
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 2**20])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_lines_end_alike_wherever_a_file_is_cut_into_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, piece: int
+) -> None:
+    monkeypatch.setattr("finetune_training.sources.lines._PIECE", piece)
+    content = b"a\rb\r\nc\nd\r\r\ne\n\rf\r\n\r\n\xc3\xa9\r"
+    file = _file(tmp_path / name, gzip.compress(content) if name.endswith(".gz") else content)
+    texts = ["a", "b", "c", "d", "e", "", "f", "", "\u00e9"]
+    assert list(lines(file)) == [(number, f"{text}\n") for number, text in enumerate(texts, 1)]
+
+
+@pytest.mark.parametrize("text", ["x" * 3_000_000, "\r" * 300_000, "x\r" * 300_000, "\r\n" * 300_000])
+def test_a_long_line_and_many_short_ones_are_read_in_a_moment(tmp_path: Path, text: str) -> None:
+    found = list(lines(_file(tmp_path / "a.txt", text.encode())))
+    assert len(found) == max(1, text.replace("\r\n", "\n").count("\r") + text.count("\n"))
+    assert not any("\r" in line for _, line in found)
+
+
+def test_a_line_that_is_not_utf8_has_the_number_that_editors_show(tmp_path: Path) -> None:
+    with pytest.raises(FinetuneError, match=r"a\.txt:3: not UTF-8"):
+        list(lines(_file(tmp_path / "a.txt", b"one\rtwo\r\n\xe9\r")))
