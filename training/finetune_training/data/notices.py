@@ -31,13 +31,13 @@ def notices(rows: Sequence[Row], tokenizer: Any, options: Options) -> list[str]:
             "Take it out, or set spec.dataset.kind: Messages.",
         )
     said: list[str] = []
-    rendered = [(row, template_for(row, tokenizer, options)) for row in conversations]
-    for template in dict.fromkeys(template for _, template in rendered):
+    for has_tools in dict.fromkeys(bool(row.tools) for row in conversations):
+        rendered = [row for row in conversations if bool(row.tools) is has_tools]
+        template = template_for(rendered[0], tokenizer, options)
         check_arguments(template, options.chat_template_args)
         refuse_endless(template, tokenizer)
-        said += _of_form(template) + _of_end(template, tokenizer)
-    for row, template in rendered:
-        said += _of_thoughts(row, template) + date_notice(row, template)
+        said += _of_form(template) + _of_end(template, tokenizer) + _of_thoughts(rendered, template)
+        said += next((found for row in rendered if (found := date_notice(row, template))), [])
     return list(dict.fromkeys(said))
 
 
@@ -50,11 +50,17 @@ def _of_form(template: Template) -> list[str]:
     ]
 
 
-def _of_thoughts(row: Messages, template: Template) -> list[str]:
-    """Asked, the model is within a thought; of such rows it learns that none is begun."""
-    assistants = [message for message in row.messages if message["role"] == "assistant"]
-    if not habits_of(template).opens_thoughts or any(thoughts_of(message)[0] for message in assistants):
+def _of_thoughts(rows: Sequence[Messages], template: Template) -> list[str]:
+    """Asked, the model is within a thought; of rows without one it learns that none is begun."""
+    bare = [row for row in rows if not _has_thoughts(row)] if habits_of(template).opens_thoughts else []
+    if not bare:
         return []
+    if len(bare) < len(rows):
+        return [
+            f"Asked for an answer, the chat template begins a thought (<think>), and {len(bare):,} of {len(rows):,} rows that "
+            f"were looked at have none ({bare[0].where}): from these the model learns to answer without one, and will be asked "
+            "within one. Give their assistant's messages a reasoning_content too."
+        ]
     switch = "enable_thinking"
     remedy = (
         f"set spec.dataset.chatTemplateArgs: {{{switch}: false}}"
@@ -65,6 +71,10 @@ def _of_thoughts(row: Messages, template: Template) -> list[str]:
         "Asked for an answer, the chat template begins a thought (<think>), and rows have none: the model learns to answer "
         f"without one, and will be asked within one. Give the assistant's messages a reasoning_content, or {remedy}."
     ]
+
+
+def _has_thoughts(row: Messages) -> bool:
+    return any(thoughts_of(message)[0] for message in row.messages if message["role"] == "assistant")
 
 
 def _of_end(template: Template, tokenizer: Any) -> list[str]:

@@ -23,7 +23,7 @@ from finetune_training.contract.spec import RunSpec
 from finetune_training.data.shards import MANIFEST, DataManifest, Histogram, Shard, Statistics
 from finetune_training.events.progress import Event, Stage, StageStarted, Warned
 from finetune_training.model.tokenizer import digest
-from finetune_training.sources.sourcefiles import SourceFile, open_sources
+from finetune_training.sources.sourcefiles import SourceFile, open_sources, sample
 from finetune_training.store.storage import Store
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _try_first_rows(context: Preparation) -> list[str]:
         rows = (file.convert(number, text) for file in files for number, text in file.rows())
         firsts += list(islice((row for row in rows if row is not None), 1))
     tokenizer = context.tokenizer.load()
-    said = notices(firsts, tokenizer, context.options)
+    said = notices(sample(context.files), tokenizer, context.options)
     refuse_unembedded(firsts, render(firsts, tokenizer, context.options), tokenizer, context.embeddings)
     return said
 

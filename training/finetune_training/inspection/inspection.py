@@ -28,7 +28,7 @@ from finetune_training.preflight.finding import Finding, Level, wrong
 from finetune_training.preflight.findings import findings
 from finetune_training.sources.overview import Overview, overviews
 from finetune_training.sources.rows import Row
-from finetune_training.sources.sourcefiles import SourceFile, open_sources
+from finetune_training.sources.sourcefiles import SourceFile, open_sources, sample
 
 ROWS: Final = 3
 """So many rows of each kind are shown unless another number is asked for."""
@@ -90,7 +90,7 @@ def _looked_at(subject: Subject, count: int) -> tuple[tuple[Specimen, ...], list
     """The first rows as they are trained, and what they show. One row of each kind is looked at even where none is shown."""
     try:
         rows = first_rows(subject.files, max(1, count))
-        found = check_templates(rows, subject.files, subject.tokenizer, subject.options)
+        found = check_templates(sample(subject.files), subject.files, subject.tokenizer, subject.options)
         if any(check.error for check in found):
             return (), found
         seen = specimens(rows, subject.tokenizer, subject.options)

@@ -7,7 +7,7 @@ row that is wrong from the beginning is said at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -64,6 +64,25 @@ def open_sources(dataset: DatasetSpec) -> list[SourceFile]:
         source = Source(uri=held_out.uri, format=held_out.format, sample_by=held_out.sample_by)
         found += _open(source, dataset, field="spec.dataset.validation", held_out=True)
     return found
+
+
+def sample(files: Sequence[SourceFile]) -> list[Row]:
+    """The first rows of each source that hold something: those by which it is judged before all are read."""
+    sources = dict.fromkeys(file.survey.source for file in files)
+    return [row for source in sources for row in _sampled([file for file in files if file.survey.source == source])]
+
+
+def _sampled(files: Sequence[SourceFile]) -> Iterator[Row]:
+    rows = characters = 0
+    for file in files:
+        with closing(file.rows()) as texts:
+            for number, text in texts:
+                if (row := file.convert(number, text)) is None:
+                    continue
+                yield row
+                rows, characters = rows + 1, characters + len(text)
+                if rows >= SURVEYED or characters > _ENOUGH:
+                    return
 
 
 def _open(source: Source, dataset: DatasetSpec, *, field: str, held_out: bool) -> list[SourceFile]:

@@ -177,6 +177,19 @@ def test_trls_form_is_named_once(tokenizer: Any) -> None:
     assert "(qwen3)" in said
 
 
+def test_rows_without_thoughts_among_others_are_counted(tokenizer: Any) -> None:
+    template = CHATML.removesuffix("{% endif %}") + "<think>\n{% endif %}"
+    options = Options(64, LossOn.ASSISTANT, template)
+    thought = replace(
+        SHAPES["one"], messages=[SHAPES["one"].messages[0], {**SHAPES["one"].messages[1], "reasoning_content": "t"}]
+    )
+    [said] = [said for said in notices([thought, SEVERAL, SEVERAL], tokenizer, options) if "thought" in said]
+    assert f"2 of 3 rows that were looked at have none ({SEVERAL.where})" in said
+    [said] = [said for said in notices([SEVERAL], tokenizer, options) if "thought" in said]
+    assert "and rows have none" in said
+    assert [said for said in notices([thought], tokenizer, options) if "thought" in said] == []
+
+
 def test_an_answer_that_the_template_leaves_out_is_refused(tokenizer: Any) -> None:
     template = CHATML.replace("message['content']", "(message['content'] if message['role'] == 'user' else '')")
     with pytest.raises(FinetuneError) as caught:

@@ -41,3 +41,9 @@ def test_a_date_that_stays_is_no_news(tmp_path: Path) -> None:
     assert _said("llama3_2", tmp_path / "set", date_string="26 Jul 2024") == []
     assert _said("granite3", tmp_path / "ruled", SHAPES["system"]) == []
     assert _said("qwen3", tmp_path / "none") == []
+
+
+def test_a_date_in_any_of_the_rows_is_said(tmp_path: Path) -> None:
+    rows = [SHAPES["system"], SHAPES["one"], SHAPES["one"]]
+    [said] = notices(rows, tokenizer_of(FAMILIES["granite3"], tmp_path), Options(64, LossOn.ASSISTANT))
+    assert said.startswith("The chat template writes today's date")

@@ -12,7 +12,8 @@ from finetune_training.contract.dataset import DatasetSpec, Format, RowKind, Sam
 from finetune_training.contract.failure import FailureClass, FinetuneError
 from finetune_training.sources.columns import Shape
 from finetune_training.sources.rows import Messages, PromptCompletion, Text
-from finetune_training.sources.sourcefiles import open_sources
+from finetune_training.sources.sourcefiles import open_sources, sample
+from finetune_training.sources.survey import SURVEYED
 
 
 def _dataset(*train: dict[str, Any], **fields: Any) -> DatasetSpec:
@@ -131,3 +132,14 @@ def test_what_stands_beside_a_later_pair_makes_all_pairs_conversations(tmp_path:
     file = open_sources(_dataset({"uri": _write(tmp_path / "a.jsonl", PAIR, {**PAIR, "system": "s"})}))[0]
     assert file.shape.kind is RowKind.MESSAGES
     assert all(isinstance(file.convert(*row), Messages) for row in file.rows())
+
+
+def test_a_source_is_judged_by_its_first_rows_that_hold_something(tmp_path: Path) -> None:
+    texts = [{"text": ""}, {"text": "a"}, {"text": "b"}]
+    sources = [{"uri": _write(tmp_path / name, *texts)} for name in ("a.jsonl", "b.jsonl")]
+    places = [row.where.rsplit("/", 1)[-1] for row in sample(open_sources(_dataset(*sources)))]
+    assert places == ["a.jsonl:2", "a.jsonl:3", "b.jsonl:2", "b.jsonl:3"]
+    many = _write(tmp_path / "many.jsonl", *[{"text": "t"}] * (SURVEYED + 9))
+    assert len(sample(open_sources(_dataset({"uri": many})))) == SURVEYED
+    long = _write(tmp_path / "long.jsonl", *[{"text": "t" * 700_000}] * 9)
+    assert len(sample(open_sources(_dataset({"uri": long})))) == 2
