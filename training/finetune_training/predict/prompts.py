@@ -31,7 +31,7 @@ def prompt_of(row: dict[str, Any], *, column: str, where: str) -> Prompt:
     if column not in row:
         raise _no_column(row, f"{where}: there is no column {column!r}", where)
     kind = RowKind.TEXT if isinstance(row[column], str) and column != "messages" else RowKind.MESSAGES
-    chat = Shape(RowKind.MESSAGES, (column,)).in_view_of(row, Columns())
+    chat = Shape(RowKind.MESSAGES, (column,)).in_view_of([row], Columns())
     if kind is RowKind.TEXT and not all(is_empty(row.get(name)) for name in chat.beside):
         # As in training: with a system prompt or tools beside it, a text is what the user says.
         kind, row = RowKind.MESSAGES, row | {column: [{"role": "user", "content": row[column]}]}

@@ -8,7 +8,7 @@ from which nothing here can learn yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -60,13 +60,15 @@ class Shape:
         strange = dict(self.strange)
         return tuple(name for name in usual if name not in strange)
 
-    def in_view_of(self, held: Mapping[str, Any], named: Columns) -> Shape:
-        """The shape, without what `held` shows to be called so for another reason. Whatever the spec names is what it says."""
+    def in_view_of(self, rows: Sequence[Mapping[str, Any]], named: Columns) -> Shape:
+        """The shape, without columns that no row shows to be what they are called. Whatever the spec names is what it says."""
         means = {self.system: says_system, self.history: says_history, **dict.fromkeys(self.tools, says_tools)}
-        there = (name for name in self.beside if name in means and not is_empty(held.get(name)))
-        doubted = (name for name in there if name not in (named.system, named.tools))
-        strange = tuple((name, kind_of(held[name])) for name in doubted if not means[name](held[name]))
-        return replace(self, strange=strange)
+        strange = []
+        for name in self.beside:
+            values = [row[name] for row in rows if not is_empty(row.get(name))]
+            if values and name not in (named.system, named.tools) and not any(map(means[name], values)):
+                strange.append((name, kind_of(values[0])))
+        return replace(self, strange=tuple(strange))
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -79,7 +81,7 @@ class Shape:
 
 
 def detect(
-    row: Mapping[str, Any], *, more: Iterable[Mapping[str, Any]] = (), kind: RowKind, named: Columns, where: str
+    row: Mapping[str, Any], *, more: Sequence[Mapping[str, Any]] = (), kind: RowKind, named: Columns, where: str
 ) -> Shape:
     """The shape of a source, from its first row; which of that row's columns hold something, `more` rows tell too."""
     held = _held(row, more)
@@ -90,7 +92,7 @@ def detect(
     there = [shape for shape in wanted or candidates if set(shape.required) <= set(row)]
     if there:
         shape = next((shape for shape in there if not is_empty(held[shape.columns[-1]])), there[0])
-        return _as_conversation(shape.in_view_of(held, named), held)
+        return _as_conversation(shape.in_view_of([row, *more], named), held)
     raise _undetected(list(row), wanted or candidates, kind=kind, is_named=bool(wanted), where=where)
 
 

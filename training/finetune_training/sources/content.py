@@ -33,7 +33,8 @@ def with_content(message: Message, *, where: str) -> Message:
     if message.get("content") is None and any(message.get(key) for key in ("tool_calls", *REASONING)):
         return {**message, "content": ""}
     if not isinstance(message.get("content"), str):
-        raise wrong_type(message.get("content"), column="content", wanted="text", where=where)
+        why = "" if message.get("content") is not None else "no words, no tool_calls, no thoughts, no refusal"
+        raise wrong_type(message.get("content"), column="content", wanted="text", where=where, why=why)
     return message
 
 

@@ -56,8 +56,10 @@ def _conversation(row: dict[str, Any], shape: Shape, where: str) -> Conversation
         return conversation_of(row[first], column=first, where=where)
     if isinstance(row[last], list):
         # What is asked is not learnt, whoever speaks in it: the columns say so.
-        asked = row[first] if isinstance(row[first], list) else [{"role": "user", "content": row[first]}]
         answer = conversation_of(row[last], column=last, where=where)
+        if not answer.messages or row[first] in (None, "", [], {}):
+            return answer
+        asked = row[first] if isinstance(row[first], list) else [{"role": "user", "content": row[first]}]
         return conversation_of(asked, column=first, where=where).all_unlearnt + answer
     *asking, answer_text = (_text(row, column, where) for column in shape.columns)
     if not answer_text.strip():
@@ -110,6 +112,6 @@ def _text(row: dict[str, Any], column: str, where: str) -> str:
     value = row.get(column)
     if isinstance(value, str):
         return value
-    if value is None:
+    if is_empty(value):
         return ""
     raise wrong_type(value, column=column, wanted="text", where=where)

@@ -104,7 +104,7 @@ def _list(value: Any, *, column: str, where: str) -> list[Any]:
     found = value
     if isinstance(value, str) and value.lstrip().startswith("["):  # JSON in a CSV cell
         found = spelt(value, column=column, where=where, wanted="a list of messages")
-    if found is None or (isinstance(found, str) and not found.strip()):
+    if found in (None, {}) or (isinstance(found, str) and not found.strip()):
         return []
     if not isinstance(found, list):
         raise wrong_type(found, column=column, wanted="a list of messages", where=where)

@@ -175,3 +175,11 @@ def test_what_is_meant_and_is_wrong_is_said_with_its_place(tmp_path: Path, besid
 def test_a_plain_text_passes_over_whatever_stands_beside_it(tmp_path: Path) -> None:
     file = _open(tmp_path / "a.jsonl", {"text": "t", "tools": "a, b", "system": 5, "history": {"a": 1}})
     assert file.survey.ignored == ("tools", "system", "history")
+
+
+def test_a_column_that_means_something_in_one_row_means_it_in_all(tmp_path: Path) -> None:
+    real: dict[str, Any] = {**ALPACA, "tools": [TOOL]}
+    other: dict[str, Any] = {**ALPACA, "tools": "none"}
+    for rows in ([real, other], [other, real]):
+        with pytest.raises(FinetuneError, match=r'a\.jsonl:[12]: tools should be JSON, but is text \("none"\)'):
+            _open(tmp_path / "a.jsonl", *rows)

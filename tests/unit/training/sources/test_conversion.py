@@ -125,10 +125,15 @@ def test_messages_may_be_json_in_a_cell() -> None:
         {"instruction": "q", "output": ""},
         {"text": " \n"},
         {"text": None},
+        {"text": []},
+        {"messages": {}},
+        {"prompt": {}, "completion": []},
+        {"prompt": "q", "completion": []},
+        {},
     ],
 )
 def test_rows_that_hold_nothing_are_left_out(row: dict[str, Any]) -> None:
-    assert _row(row) is None
+    assert (_row(row) if row else convert(row, Shape(RowKind.TEXT, ("text",)), where="f:1")) is None
 
 
 @pytest.mark.parametrize(
@@ -284,6 +289,8 @@ JUDGED = {"prompt": "q", "completion": "a"}
         ({"instruction": "q", "output": "a", "history": '[["q", "a"]]'}, Messages([*CHAT, *CHAT], "f:1")),
         ({"instruction": "q", "output": "a", "history": None}, Messages(CHAT, "f:1")),
         ({"instruction": "q", "output": " ", "history": []}, None),
+        ({"prompt": None, "completion": CHAT[1:]}, Messages(CHAT[1:], "f:1")),
+        ({"prompt": "null", "completion": CHAT[1:]}, Messages([{**CHAT[0], "content": "null"}, CHAT[1]], "f:1")),
         ({"prompt": "q", "completion": "a", "history": CHAT}, Messages([*CHAT, *CHAT], "f:1")),
     ],
 )
