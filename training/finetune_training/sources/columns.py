@@ -91,9 +91,17 @@ def detect(
         _refuse_preferences(set(row), held, where=where)
     there = [shape for shape in wanted or candidates if set(shape.required) <= set(row)]
     if there:
-        shape = next((shape for shape in there if not is_empty(held[shape.columns[-1]])), there[0])
+        shape = next((shape for shape in there if _fits(shape, held[shape.columns[-1]])), there[0])
         return _as_conversation(shape.in_view_of([row, *more], named), held)
     raise _undetected(list(row), wanted or candidates, kind=kind, is_named=bool(wanted), where=where)
+
+
+def _fits(shape: Shape, value: Any) -> bool:
+    """Whether the column that is learnt holds something; a count of messages, or their text, is no conversation."""
+    if shape.kind is RowKind.MESSAGES and len(shape.columns) == 1:
+        is_list = isinstance(value, list | dict) or (isinstance(value, str) and value.lstrip().startswith("["))
+        return is_list and not is_empty(value)
+    return not is_empty(value)
 
 
 def _held(row: Mapping[str, Any], more: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -122,6 +122,15 @@ def test_a_column_that_holds_nothing_does_not_tell_the_kind(
     assert (shape.kind, shape.columns) == (kind, columns)
 
 
+@pytest.mark.parametrize("value", [12, True, "User: hi", 0.5])
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_a_column_that_is_only_called_messages_does_not_tell_the_kind(tmp_path: Path, value: Any, column: str) -> None:
+    file = open_sources(_dataset({"uri": _write(tmp_path / "a.jsonl", {column: value, "text": "t"})}))[0]
+    assert (file.shape.kind, file.survey.ignored) == (RowKind.TEXT, (column,))
+    with pytest.raises(FinetuneError, match=f"{column} should be a list of messages, but is "):
+        open_sources(_dataset({"uri": _write(tmp_path / "b.jsonl", {column: value})}))
+
+
 def test_a_row_without_any_column_is_empty_also_as_the_first(tmp_path: Path) -> None:
     file = open_sources(_dataset({"uri": _write(tmp_path / "a.jsonl", {}, PAIR, {})}))[0]
     place = f"{tmp_path}/a.jsonl:2"

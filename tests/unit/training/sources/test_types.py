@@ -63,21 +63,23 @@ TYPES: dict[str, pa.Array] = {
     "a stranger": _extended(pa.opaque(pa.binary(), "x", "y"), [b"\xff", b"x"]),
 }
 
+ARROWS_OWN = ("a time after 9999", "an interval", "runs", "a union")
+"""Types that Parquet has not."""
+CASES = [
+    (kind, name) for kind in TYPES for name in ("a.parquet", "a.arrow") if name == "a.arrow" or kind not in ARROWS_OWN
+]
+
 
 def _open(path: Path, table: pa.Table, **dataset: Any) -> Any:
     if path.suffix == ".parquet":
-        try:
-            pq.write_table(table, path)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            pytest.skip("Parquet has no such type")
+        pq.write_table(table, path)
     else:
         with pa.ipc.new_file(str(path), table.schema) as writer:
             writer.write_table(table)
     return open_sources(DatasetSpec.model_validate({"train": [{"uri": str(path)}], **dataset}))[0]
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(("kind", "name"), CASES)
 @pytest.mark.parametrize("column", ["born", "content", "label"])
 def test_a_column_of_any_type_that_nobody_wants_is_named_and_left(
     tmp_path: Path, kind: str, name: str, column: str
@@ -89,8 +91,7 @@ def test_a_column_of_any_type_that_nobody_wants_is_named_and_left(
     assert file.survey.ignored == (column,)
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(("kind", "name"), CASES)
 @pytest.mark.parametrize("column", ["text", "system", "tools"])
 def test_a_column_of_any_type_that_is_wanted_is_read_or_told_with_its_place(
     tmp_path: Path, kind: str, name: str, column: str
