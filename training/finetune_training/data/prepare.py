@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from finetune_training.data.documents import Preparation, Summary
     from finetune_training.data.samples import Bucket
 
-DATA_FORMAT = 3
+DATA_FORMAT = 4
 """Raised when the same rows would give other shards than before."""
 _BUCKET_BYTES = 64 * 2**20
 _COMPRESSION = 4
