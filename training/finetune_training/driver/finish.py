@@ -86,8 +86,9 @@ def _trained(task: Finish, base: Path, folder: Path, trained: ArtifactFormat) ->
     if adapter:
         before = _ask(tuned, task, base=True)
     else:
-        # The tuned model's tokenizer has the run's chat template.
-        before = _ask(replace(load_language_model(base, trust_remote_code=trust), tokenizer=tuned.tokenizer), task)
+        tokenizer = tuned.tokenizer  # which has the run's chat template
+        del tuned  # there may be room for one model only
+        before = _ask(replace(load_language_model(base, trust_remote_code=trust), tokenizer=tokenizer), task)
     asked = zip(task.prompts, before, after, strict=True)
     return [Sample(prompt=prompt, base=old, tuned=new) for prompt, old, new in asked], said
 
