@@ -186,7 +186,7 @@ def _role(message: Message) -> str:
 
 
 def _not_found(row: Messages, place: int, conversation: Conversation, text: str) -> FinetuneError:
-    before = conversation.text(place, asks=True)
+    before = conversation.tried(place, asks=True) or ""
     same = common(before, text)
     return user_error(
         "ChatTemplateNotByPrefix",
