@@ -66,7 +66,8 @@ class Template:
 
     def special_at(self, text: str) -> str:
         """The special token that `text` begins with, blanks aside; empty: none."""
-        return max((token for token in self.special if text.lstrip().startswith(token)), key=len, default="")
+        text = text.lstrip()
+        return max((token for token in self.special if text.startswith(token)), key=len, default="")
 
     def special_before(self, text: str) -> str:
         """The special token that `text` ends with; empty: none."""

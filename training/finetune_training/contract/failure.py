@@ -124,6 +124,10 @@ class FinetuneError(Exception):
     def __reduce__(self) -> tuple[type[FinetuneError], tuple[Failure]]:
         return (FinetuneError, (self.failure,))
 
+    def at(self, place: str) -> FinetuneError:
+        """The error, told of a place."""
+        return FinetuneError(replace(self.failure, message=f"{place}: {self.failure.message}"))
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: ends this process as Ctrl-C does, but it is not the user who wants it."""

@@ -17,7 +17,8 @@ from finetune_training.chat.habits import common, habits_of, thoughts_of
 from finetune_training.chat.template import Message, Span, Template
 from finetune_training.contract.dataset import LossOn
 from finetune_training.contract.failure import FinetuneError, user_error
-from finetune_training.data.turns import Conversation, find_turn, with_end
+from finetune_training.data.spans import find_turns
+from finetune_training.data.turns import Conversation, with_end
 from finetune_training.sources.rows import Messages
 
 _WORD = re.compile(r"[A-Za-z0-9]+")
@@ -81,7 +82,7 @@ def _turns(row: Messages, conversation: Conversation, sought: list[int]) -> tupl
         if sought == conversation.assistants[-1:] and marks:
             return text, {sought[0]: marks[-1]}
     text = conversation.text()
-    spans = {place: find_turn(conversation, place, text) for place in sought}
+    spans = find_turns(conversation, sought, text)
     missing = next((place for place, span in spans.items() if span is None), None)
     if missing is not None:
         raise _not_found(row, missing, conversation, text)
@@ -185,7 +186,7 @@ def _role(message: Message) -> str:
 
 
 def _not_found(row: Messages, place: int, conversation: Conversation, text: str) -> FinetuneError:
-    before = conversation.text(place, asks=True)
+    before = conversation.tried(place, asks=True) or ""
     same = common(before, text)
     return user_error(
         "ChatTemplateNotByPrefix",

@@ -1,19 +1,17 @@
-"""A conversation's text → where the assistant's turns are in it. Pure.
+"""A conversation that renders itself, as it is and otherwise, and where in its text a turn ends. Pure.
 
-In: a `Conversation`, which renders itself, whole or in part. Out: character spans, each from where the assistant begins to
-speak up to and including the token that ends its turn. Marks in the template are read; where there are none, beginnings
-of the conversation are rendered and compared with the whole; where these differ, because templates leave out what was
-thought in earlier turns, one turn's words are changed, and what changes is the turn.
+In: messages in the template's form, and the template. Out: texts, what is marked in them, and spans extended to the token
+that ends the turn. Where nothing is marked, spans.py finds the turns.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
-from finetune_training.chat.habits import Habits, common
+from finetune_training.chat.habits import Habits
 from finetune_training.chat.template import Message, Span, Template
-
-_SENTINEL = "§finetune§"
+from finetune_training.chat.trial import assistant
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,13 @@ class Conversation:
     def text(self, until: int | None = None, *, asks: bool = False) -> str:
         return self.template.render(self.messages[:until], tools=self.tools, asks=asks)[0]
 
+    def tried(self, until: int | None = None, *, asks: bool = False) -> str | None:
+        """The text of a part, or of messages that nobody has; None: the template takes no such conversation."""
+        try:
+            return self.text(until, asks=asks)
+        except Exception:  # templates raise anything; what they raise of the row itself is told where it is rendered
+            return None
+
     def marked(self) -> tuple[str, list[Span]]:
         """The text and what is marked in it; marks that touch are one."""
         text, marks = self.template.render(self.messages, tools=self.tools, marks=True)
@@ -42,15 +47,26 @@ class Conversation:
             merged.append((start, stop))
         return text, [(_after_header(text, start, self.habits), stop) for start, stop in merged]
 
+    def calls(self, place: int) -> bool:
+        """Whether the turn at `place` calls tools, and the template writes that."""
+        return self.habits.calls.written and bool(self.messages[place].get("tool_calls"))
+
     def saying(self, place: int, words: str) -> Conversation:
         """The conversation in which the turn at `place` is these words alone."""
-        said = self.habits.given({"role": self.messages[place]["role"], "content": words})
-        return replace(self, messages=(*self.messages[:place], said, *self.messages[place + 1 :]))
+        return self._with(place, self.habits.given({"role": self.messages[place]["role"], "content": words}))
 
+    def calling(self, place: int, words: str) -> Conversation:
+        """The conversation in which the turn at `place` only calls what it calls, at last with these words as the argument."""
+        *calls, last = self.messages[place]["tool_calls"]
+        function = last.get("function", last)
+        argument = {"finetune": words}
+        as_text = isinstance(function.get("arguments"), str)
+        function = function | {"arguments": json.dumps(argument) if as_text else argument}
+        last = last | {"function": function} if "function" in last else function
+        return self._with(place, assistant("", tool_calls=[*calls, last]))
 
-def find_turn(conversation: Conversation, place: int, text: str) -> Span | None:
-    """Where the turn of the message at `place` is in the conversation's text; None: it cannot be told."""
-    return _by_prefix(conversation, place, text) or _by_change(conversation, place, text)
+    def _with(self, place: int, message: Message) -> Conversation:
+        return replace(self, messages=(*self.messages[:place], message, *self.messages[place + 1 :]))
 
 
 def with_end(text: str, span: Span, template: Template, *, end: str = "") -> Span:
@@ -66,51 +82,6 @@ def with_end(text: str, span: Span, template: Template, *, end: str = "") -> Spa
         return start, start + len(said)
     token = template.special_at(text[stop:])
     return start, text.index(token, stop) + len(token) if token else stop
-
-
-def _by_prefix(conversation: Conversation, place: int, text: str) -> Span | None:
-    before = conversation.text(place, asks=True)
-    last = place == len(conversation.messages) - 1
-    through = text if last else conversation.text(place + 1)
-    if not text.startswith(through):
-        return None
-    stated = before.removesuffix(conversation.habits.header)
-    starts = [before, *(stated + header for header in conversation.habits.headers)]
-    return next(((len(start), len(through)) for start in starts if through.startswith(start)), None)
-
-
-def _by_change(conversation: Conversation, place: int, text: str) -> Span | None:
-    changed = conversation.saying(place, _SENTINEL).text()
-    before, _, rest = changed.partition(_SENTINEL)
-    if changed.count(_SENTINEL) != 1 or not text.endswith(rest):
-        return None
-    stop = len(text) - len(rest)
-    start = _begin(text, common(before, text), conversation.habits)
-    end = _end(conversation, place, rest)
-    return None if start is None or end is None or start > stop else (start, stop + end)
-
-
-def _begin(text: str, same: int, habits: Habits) -> int | None:
-    """Where the turn begins: after the last header in what comes before its words."""
-    for header in habits.headers:
-        found = text.rfind(header, 0, same)
-        if found >= 0 and header:
-            return found + len(header)
-        if found >= 0:  # blanks before the words are the template's, and come after the prompt
-            blanks = habits.lead if habits.lead.isspace() and text.endswith(habits.lead, 0, same) else ""
-            return same - len(blanks)
-    return None
-
-
-def _end(conversation: Conversation, place: int, rest: str) -> int | None:
-    """How much of the text after the turn's words belongs to the turn: what follows them in a conversation that ends here."""
-    alone = replace(conversation, messages=conversation.messages[: place + 1]).saying(place, _SENTINEL).text()
-    tail = alone.partition(_SENTINEL)[2]
-    same = common(rest, tail)
-    if same == len(tail) or conversation.template.ends(tail[:same]):
-        return same
-    token = conversation.template.special_at(rest)
-    return len(rest) - len(rest.lstrip()) + len(token) if token else None
 
 
 def _after_header(text: str, start: int, habits: Habits) -> int:

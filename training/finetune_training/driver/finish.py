@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_training.checkpoint.run_folder import TRAINED
 from finetune_training.contract.failure import FinetuneError, infrastructure_error
@@ -23,6 +23,9 @@ from finetune_training.events.progress import Likelihoods
 from finetune_training.events.result import Artifact, Sample
 from finetune_training.model.fetch import default_cache, fetch_model
 from finetune_training.store.storage import Store, open_store
+
+if TYPE_CHECKING:
+    from finetune_training.predict.generate import LanguageModel
 
 NEW_TOKENS = 48
 FOLDERS = {ArtifactFormat.ADAPTER: "adapter", ArtifactFormat.MERGED: "merged"}
@@ -83,8 +86,9 @@ def _trained(task: Finish, base: Path, folder: Path, trained: ArtifactFormat) ->
     if adapter:
         before = _ask(tuned, task, base=True)
     else:
-        # The tuned model's tokenizer has the run's chat template.
-        before = _ask(replace(load_language_model(base, trust_remote_code=trust), tokenizer=tuned.tokenizer), task)
+        tokenizer = tuned.tokenizer  # which has the run's chat template
+        del tuned  # there may be room for one model only
+        before = _ask(replace(load_language_model(base, trust_remote_code=trust), tokenizer=tokenizer), task)
     asked = zip(task.prompts, before, after, strict=True)
     return [Sample(prompt=prompt, base=old, tuned=new) for prompt, old, new in asked], said
 
@@ -138,13 +142,25 @@ def _unloadable(kind: ArtifactFormat) -> Iterator[None]:
         ) from error
 
 
-def _ask(model: Any, task: Finish, *, base: bool = False) -> list[str]:
+def _ask(model: LanguageModel, task: Finish, *, base: bool = False) -> list[str]:
+    """The run is trained: a prompt that cannot be asked with so many tokens to come must not end it."""
     from finetune_training.predict.generate import Sampling
 
-    answers: list[str] = model.answer(
-        task.prompts, sampling=Sampling(max_new_tokens=NEW_TOKENS), chat=task.chat, base=base
-    )
-    return answers
+    try:
+        return model.answer(task.prompts, sampling=Sampling(max_new_tokens=NEW_TOKENS), chat=task.chat, base=base)
+    except FinetuneError:
+        return [_asked_alone(model, prompt, task, base=base) for prompt in task.prompts]
+
+
+def _asked_alone(model: LanguageModel, prompt: str, task: Finish, *, base: bool) -> str:
+    """The answer, as far as there is room for it; or why there is none."""
+    from finetune_training.predict.generate import Sampling
+
+    try:
+        room = max(1, min(NEW_TOKENS, model.room(prompt, chat=task.chat)))
+        return model.answer([prompt], sampling=Sampling(max_new_tokens=room), chat=task.chat, base=base)[0]
+    except FinetuneError as error:
+        return f"(not asked: {error.failure.message})"
 
 
 def _published(task: Finish, artifact_format: ArtifactFormat, folder: Path) -> Artifact:

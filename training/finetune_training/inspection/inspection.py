@@ -14,13 +14,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from finetune_training.contract.dataset import DatasetSpec
+from finetune_training.contract.dataset import DatasetSpec, RowKind
 from finetune_training.contract.failure import FinetuneError
 from finetune_training.contract.spec import RunSpec
 from finetune_training.data.render import Options
 from finetune_training.data.specimens import specimens
 from finetune_training.events.progress import Inspected
 from finetune_training.events.specimen import Specimen
+from finetune_training.inspection.promptchecks import check_prompts
 from finetune_training.inspection.rowchecks import check_rows, check_sources, check_templates
 from finetune_training.inspection.sentences import sentence_of
 from finetune_training.model.tokenizer import load_tokenizer
@@ -83,7 +84,9 @@ def inspect(spec: RunSpec, folder: Path, *, rows: int = ROWS, outlined: bool = T
         return Inspection((), (), (*checks, wrong("data", error)))
     subject = Subject(spec, folder, tokenizer, tuple(files))
     shown, found = _looked_at(subject, rows)
-    return Inspection(tuple(overviews(files)), shown, (*checks, *check_sources(files), *found))
+    chat = any(file.shape.kind is RowKind.MESSAGES for file in files)
+    asked = check_prompts(spec, folder, tokenizer, chat=chat)
+    return Inspection(tuple(overviews(files)), shown, (*checks, *check_sources(files), *found, *asked))
 
 
 def _looked_at(subject: Subject, count: int) -> tuple[tuple[Specimen, ...], list[Finding]]:

@@ -1,17 +1,14 @@
 """An inspection → one HTML file to look at or to pass on.
 
-In: an `Inspection`. Out: HTML with nothing to load and no script; all text that came from elsewhere is escaped. Jinja2 fills
-`page.html`, which lies beside this file.
+In: an `Inspection`. Out: HTML with nothing to load and no script; all text that came from elsewhere is escaped. `page.html`,
+which lies beside this file, is a page of show/frame.py.
 """
 
 from __future__ import annotations
 
-from importlib.resources import files
-
-import jinja2
-
 from finetune_training.inspection.inspection import Inspection
 from finetune_training.inspection.sentences import columns_of, files_of
+from finetune_training.show.frame import filled
 from finetune_training.show.marks import marked
 
 _LIMIT = 20_000
@@ -20,11 +17,10 @@ _LIMIT = 20_000
 
 def render_page(inspection: Inspection, *, job: str) -> str:
     """The page as HTML text."""
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
-    page = template.render(
+    return filled(
+        __package__,
+        "page.html",
+        title=f"{job} · what will be trained",
         job=job,
         sources=[
             {
@@ -48,5 +44,3 @@ def render_page(inspection: Inspection, *, job: str) -> str:
         ],
         checks=inspection.checks,
     )
-    # A lone surrogate (JSON can hold one) cannot be written to a file.
-    return page.encode("utf-8", "replace").decode()

@@ -1,9 +1,9 @@
 """Trained weights and the base model's folder → a folder that is used as the run has used the model.
 
-In: what transformers or PEFT has written of the trained weights, and the base. Out: beside them all that the base's folder has
-besides its weights, byte for byte where training has changed nothing; and what only our own code would know otherwise: the
-tokens that end an answer, the padding, the run's chat template. Where a file was written for transformers 5 alone, the keys that
-transformers 4 reads stand beside its own (bothversions.py).
+In: what transformers or PEFT has written of the trained weights, and the base. Out: beside them what of the base's folder loaders
+read and people must know (modelfiles.py), byte for byte where training has changed nothing; and what only our own code would know
+otherwise: the tokens that end an answer, the padding, the run's chat template. Where a file was written for transformers 5 alone,
+the keys that transformers 4 reads stand beside its own (bothversions.py).
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-from finetune_training.chat.forms import Template, chosen
+from finetune_training.chat.forms import chosen
 from finetune_training.chat.habits import ends_of_turns
 from finetune_training.model.bothversions import config_for_both, tokenizer_for_both
-from finetune_training.model.modelfiles import ADAPTER_CONFIG, CONFIG, README, Parts, choose_files
+from finetune_training.model.modelfiles import ADAPTER_CONFIG, CONFIG, README, TEMPLATES, is_template, taken_over
+from finetune_training.model.templatefiles import in_settings, write_templates
 from finetune_training.model.tokenizer import load_tokenizer
 
-GENERATION, TOKENIZER, TEMPLATE = "generation_config.json", "tokenizer_config.json", "chat_template.jinja"
+GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
 BASE_README: Final = "README-base.md"
 _DTYPES: Final = ("dtype", "torch_dtype")
 """As transformers 5 and 4 name it."""
@@ -72,24 +74,31 @@ _LICENSE: Final = ("license", "license_name", "license_link")
 def _complete(folder: Path, origin: Origin, *, adapter: bool) -> None:
     base = origin.base
     tokenizer = load_tokenizer(base, trust_remote_code=origin.trust_remote_code)
-    _copy(folder, base, remote_code=origin.trust_remote_code)
     bases = tokenizer.chat_template
     tokenizer.chat_template = chosen(bases, origin.chat_template, origin.chat_template_args)
     template = tokenizer.chat_template if tokenizer.chat_template != bases else None
-    if isinstance(template, str):
-        (folder / TEMPLATE).write_text(template, encoding="utf-8")
-    _write(folder, base, TOKENIZER, lambda before: _tokenizer(before, tokenizer, template, adapter=adapter))
+    names = _names(base)
+    vocabulary = set(getattr(tokenizer, "vocab_files_names", {}).values())
+    for name in taken_over(names, vocabulary=vocabulary, remote_code=origin.trust_remote_code):
+        if name not in _LOOKED_AT and not (template and is_template(name)):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(base / name, folder / name)
+    if README in names:
+        shutil.copyfile(base / README, folder / BASE_README)
+    write_templates(folder, template, names)
+    settings = partial(_tokenizer, tokenizer=tokenizer, adapter=adapter)
+    _write(folder, base, TOKENIZER, lambda before: in_settings(settings(before), template, names))
     config = _read(base / CONFIG)
     _write(folder, base, GENERATION, lambda before: _generation(before, config, tokenizer))
 
 
-def _copy(folder: Path, base: Path, *, remote_code: bool) -> None:
-    """What of the base is neither weights nor one of the files that need a look."""
-    names = [path.name for path in base.iterdir() if path.is_file() and not path.name.startswith(".")]
-    chosen = choose_files(names, uri=str(base), parts=Parts.TOKENIZER, remote_code=remote_code)
-    for name in chosen:
-        if name not in (CONFIG, ADAPTER_CONFIG, TOKENIZER, GENERATION):
-            shutil.copyfile(base / name, folder / (BASE_README if name == README else name))
+_LOOKED_AT: Final = (CONFIG, ADAPTER_CONFIG, TOKENIZER, GENERATION)
+
+
+def _names(base: Path) -> list[str]:
+    """Of the base's files, and of those in the folder of templates."""
+    paths = [*base.iterdir(), *base.glob(f"{TEMPLATES}/*")]
+    return sorted(path.relative_to(base).as_posix() for path in paths if path.is_file())
 
 
 def _write(folder: Path, base: Path, name: str, change: Callable[[Settings], Settings]) -> None:
@@ -120,17 +129,13 @@ def _config(before: Settings, written: Settings) -> Settings:
     return after
 
 
-def _tokenizer(before: Settings, tokenizer: Any, template: Template, *, adapter: bool) -> Settings:
-    """Answers are generated in batches that are padded on the left. `template`: the run's, None where it is the base's."""
+def _tokenizer(before: Settings, tokenizer: Any, *, adapter: bool) -> Settings:
+    """Answers are generated in batches that are padded on the left."""
     after = tokenizer_for_both(before)
     if after.get("padding_side") != "left":
         after["padding_side"] = "left"
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         after["pad_token"] = str(tokenizer.eos_token)
-    if isinstance(template, str) and "chat_template" in after:
-        after["chat_template"] = template  # some readers know only this place
-    elif isinstance(template, Mapping):
-        after["chat_template"] = [{"name": name, "template": text} for name, text in template.items()]
     if adapter and "tokenizer_class" not in after:  # where no config says which model it is for
         after |= tokenizer_for_both({"tokenizer_class": type(tokenizer).__name__})
     return after

@@ -20,7 +20,7 @@ from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import ModelSpec
 from finetune_training.events.result import Artifact, ArtifactFile
 from finetune_training.model.artifact import Origin, complete_model
-from finetune_training.model.modelfiles import ADAPTER_CONFIG, CONFIG, is_weights
+from finetune_training.model.modelfiles import ADAPTER_CONFIG, CONFIG, TEMPLATES, is_template, is_weights
 from finetune_training.store.digest import sha256_of
 from finetune_training.store.storage import Store
 
@@ -85,13 +85,14 @@ def describe_artifact(folder: Path, *, uri: str, format: str) -> Artifact:  # no
 
 
 def publish(folder: Path, store: Store) -> None:
-    """Copy all files of `folder` to `store`. While it lasts, the store has no config and so no model; weights of an
-    older model there that would be read instead of these, or together with them, are deleted."""
+    """Copy all files of `folder` to `store`. While it lasts, the store has no config and so no model; weights and
+    chat templates of an older model there that would be read instead of these, or together with them, are deleted."""
     if store.folder is not None and store.folder.resolve() == folder.resolve():
         return
     keys = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    there = [entry.key for entry in store.files()]
-    store.delete([key for key in there if key in _LAST or (is_weights(key) and key not in keys)])
+    there = [entry.key for entry in (*store.files(), *store.files(f"{TEMPLATES}/"))]
+    read = [key for key in there if (is_weights(key) or is_template(key)) and key not in keys]
+    store.delete([*(key for key in there if key in _LAST), *read])
     for key in sorted(keys, key=_turn):
         store.upload(folder / key, key)
 

@@ -22,7 +22,7 @@ from finetune_training.contract.environment import CACHE
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import ModelSpec
 from finetune_training.model import hub
-from finetune_training.model.modelfiles import Parts, choose_files
+from finetune_training.model.modelfiles import TEMPLATES, Parts, choose_files
 from finetune_training.store.storage import SCHEMES, Entry, Store, local_path, open_store
 
 
@@ -79,7 +79,7 @@ def _in_place(folder: Path, spec: ModelSpec, parts: Parts) -> FetchedModel:
 
 
 def _from_store(store: Store, spec: ModelSpec, cache: Path, parts: Parts) -> FetchedModel:
-    entries = {entry.key: entry for entry in store.files()}
+    entries = {entry.key: entry for entry in (*store.files(), *store.files(f"{TEMPLATES}/"))}
     if not entries:
         raise user_error("ModelNotFound", f"There is nothing at {spec.uri}.", "Mend spec.model.uri.")
     names = choose_files(list(entries), uri=spec.uri, parts=parts, remote_code=spec.trust_remote_code)

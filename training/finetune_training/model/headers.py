@@ -1,8 +1,8 @@
 """What the config and the headers of a model's weights say, without the weights.
 
-In: a model's folder on this machine. Out: how many tokens it has embeddings for; what is wrong with a file of weights, as far as
-its size and its header tell. A safetensors file begins with the length of its header (8 bytes, little end first) and the
-header, which is JSON: names, types, shapes, places.
+In: a model's folder on this machine. Out: how many tokens it has embeddings for, and how many it takes at once; what is wrong
+with a file of weights, as far as its size and its header tell. A safetensors file begins with the length of its header (8 bytes,
+little end first) and the header, which is JSON: names, types, shapes, places.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from finetune_training.model.modelfiles import CONFIG, index_of, is_weights, loa
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings")
 """What model families call them."""
 _VOCABULARY: Final = ("vocab_size", "padded_vocab_size", "n_vocab")
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+_STRETCHED = ("linear", "dynamic", "yarn", "ntk")
+"""Kinds of rotary scaling that stretch a context which the config still gives as it was before."""
 _LONGEST = 100 * 2**20
 """The library's own limit."""
 _POINTER: Final = b"version https://git-lfs"
@@ -41,6 +44,31 @@ def embeddings_of(folder: Path) -> int | None:
     config = text_config(folder)
     rows = None if "quantization_config" in config else _embedding_rows(folder)
     return rows or next((config[name] for name in _VOCABULARY if isinstance(config.get(name), int)), None)
+
+
+def context_of(config: dict[str, Any]) -> int | None:
+    """How many tokens the model takes, as far as its config says so, with what rotary scaling adds."""
+    said: int | None = next((config[name] for name in _CONTEXT if isinstance(config.get(name), int)), None)
+    if said is None:
+        return None
+    scaling = config.get("rope_scaling") or config.get("rope_parameters")
+    return max([said, *(_stretched(each, said) for each in _scalings(scaling))])
+
+
+def _scalings(scaling: Any) -> list[dict[str, Any]]:
+    """Also where each kind of layer has its own."""
+    if not isinstance(scaling, dict):
+        return []
+    nested = [each for each in scaling.values() if isinstance(each, dict)]
+    return nested or [scaling]
+
+
+def _stretched(scaling: dict[str, Any], said: int) -> int:
+    kind = scaling.get("rope_type") or scaling.get("type")
+    factor = scaling.get("factor")
+    if kind not in _STRETCHED or not isinstance(factor, int | float):
+        return said
+    return int(factor * (scaling.get("original_max_position_embeddings") or said))
 
 
 def damaged(folder: Path) -> tuple[str, str] | None:

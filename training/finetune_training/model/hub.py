@@ -22,7 +22,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from finetune_training.contract.failure import FinetuneError, Reason, infrastructure_error, user_error
 from finetune_training.contract.spec import ModelSpec
-from finetune_training.model.modelfiles import Parts, choose_files
+from finetune_training.model.modelfiles import RULE, Parts, choose_files
 
 _DENIED = (401, 403)
 
@@ -64,7 +64,7 @@ def fetch_snapshot(spec: ModelSpec, cache: Path, parts: Parts) -> tuple[Path, st
 
 def _note(cache: Path, repo: str, commit: str, parts: Parts, remote_code: bool) -> Path:
     """A file with the folder that has these parts of this commit, whole. Branches and tags move, so they get none."""
-    name = f"{repo}@{commit} {parts} {remote_code}"
+    name = f"{repo}@{commit} {parts} {remote_code} {RULE}"
     return cache / "fetched" / hashlib.sha256(name.encode()).hexdigest()[:40]
 
 

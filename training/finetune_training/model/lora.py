@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from finetune_training.contract.spec import ALL_LINEAR, MethodType, RunSpec
-from finetune_training.model.refusals import not_loadable
+from finetune_training.model.refusals import UNLOADABLE, not_loadable
 
 
 def lora_config(spec: RunSpec) -> LoraConfig | None:
@@ -40,13 +40,23 @@ def targets(spec: RunSpec) -> str | list[str]:
 
 
 def outline(folder: Path, spec: RunSpec) -> PreTrainedModel:
-    """The model in `folder` without a byte of weights."""
+    """The model in `folder` without a byte of weights. Raises a User error where transformers has no such model or cannot read
+    its config; other errors may be those of an outline alone: code that came with the model may want weights, or a package that
+    only the ranks have."""
     trust = spec.model.trust_remote_code
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+    except UNLOADABLE as error:
+        raise not_loadable(spec, error, folder) from error
+    try:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+            # Whatever attention the config names may need a package or a GPU, and adapters do not depend on it.
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=trust, attn_implementation="eager"
+            )
+    except (ValueError, KeyError) as error:
+        if getattr(config, "auto_map", None):
+            raise
         raise not_loadable(spec, error, folder) from error
     return model
 

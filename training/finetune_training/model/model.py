@@ -20,8 +20,7 @@ from finetune_training.contract.spec import Precision, RunSpec
 from finetune_training.model import tokenizer as tokenizers
 from finetune_training.model.artifact import Origin, complete_adapter
 from finetune_training.model.export import write_model
-from finetune_training.model.plain import UNLOADABLE
-from finetune_training.model.refusals import not_loadable
+from finetune_training.model.refusals import UNLOADABLE, not_loadable
 
 ATTENTION = {"SDPA": "sdpa", "Eager": "eager", "FlashAttention2": "flash_attention_2"}
 DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}

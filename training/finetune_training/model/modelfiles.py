@@ -1,4 +1,4 @@
-"""Which of a folder's files make up a model.
+"""Which of a folder's files make up a model, and which of them an artifact has too.
 
 In: the names of the files in a folder, on a hub, in a store or on this machine. Out: those that transformers needs, the
 weights in one format only (safetensors before .bin), or the reason why this folder is no model. Names are enough, so a
@@ -8,6 +8,7 @@ wrong URI is found before a byte of weights is moved.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from enum import StrEnum
 
 from finetune_training.contract.failure import user_error
@@ -25,7 +26,26 @@ _WEIGHTS = (
 """In the order in which transformers looks for them; the first that is there is taken, the others are duplicates."""
 _INDEXES = {_WEIGHTS[1]: "model.safetensors.index.json", _WEIGHTS[3]: "pytorch_model.bin.index.json"}
 _ADAPTER_WEIGHTS = (r"adapter_model\.safetensors", r"adapter_model\.bin")
-_SMALL = re.compile(r"[^/]+\.(json|txt|model|jinja|tiktoken)|(LICENSE|NOTICE)[^/]*")
+TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"
+"""The file with the chat template, and the folder of those that have names."""
+RULE = 2
+"""Raised when `choose_files` chooses other files than before: what is fetched already is fetched again."""
+_TERMS = r"(?i:LICEN[CS]E|NOTICE|COPYING|COPYRIGHT|USE_POLICY|ACCEPTABLE_USE|PROHIBITED_USE|TERMS)[^/]*"
+"""What a model may be used for."""
+_TEMPLATES = rf"{re.escape(TEMPLATE)}|chat_template\.json|{TEMPLATES}/[^/]+\.jinja"
+_SMALL = re.compile(rf"[^/]+\.(json|txt|model(\.v\d+\w*)?|jinja|tiktoken)|{_TERMS}|{_TEMPLATES}")
+_READ = re.compile(
+    rf"{_TERMS}|{_TEMPLATES}"
+    r"|tokenizer[^/]*\.json|special_tokens_map\.json|added_tokens\.json|tekken\.json"
+    r"|([^/]*[-_.])?(vocab|merges)[^/]*\.(json|txt)|[^/]+\.(model(\.v\d+\w*)?|tiktoken)"
+    r"|generation_config\.json|([^/]*_)?(preprocessor|processor|audio_tokenizer)_config\.json"
+)
+"""What transformers, vLLM or llama.cpp's converter read of a folder besides its config and weights."""
+_NOT_THE_RUNS = re.compile(
+    r"(trainer_state|training_args|([^/]*_)?results|hf_quant_config|quant(ize)?_config|quantization_config|params|modules)\.json"
+)
+"""How the base was trained or quantised, and Mistral's own form of a config for weights that are not here: read beside the run's
+weights, they would be wrong."""
 _TOKENIZER = re.compile(r"tokenizer\.json|vocab\.(json|txt)|tekken\.json|[^/]+\.(model|tiktoken)")
 
 
@@ -55,6 +75,24 @@ def choose_files(names: list[str], *, uri: str, parts: Parts, remote_code: bool)
     code = [name for name in names if remote_code and name.endswith(".py") and "/" not in name]
     card = [name for name in names if name == README and CONFIG in names]
     return sorted({*small, *code, *card, *weights})
+
+
+def taken_over(names: list[str], *, vocabulary: Collection[str], remote_code: bool) -> list[str]:
+    """The files of a base model among `names` that an artifact has too, but for config, weights and card. `vocabulary`: those
+    that the tokenizer's class names. Code that came with the model may read any other small one."""
+    read = [name for name in names if _READ.fullmatch(name) or name in vocabulary]
+    code = [name for name in names if name.endswith(".py") and "/" not in name]
+    more = [*code, *(name for name in names if _SMALL.fullmatch(name))] if remote_code else []
+    return sorted({name for name in (*read, *more) if not _left(name)})
+
+
+def _left(name: str) -> bool:
+    return name.startswith(".") or name.endswith(".index.json") or bool(_NOT_THE_RUNS.fullmatch(name))
+
+
+def is_template(name: str) -> bool:
+    """Whether `name` is a file in which a loader looks for a chat template."""
+    return bool(re.fullmatch(_TEMPLATES, name))
 
 
 def is_weights(name: str) -> bool:

@@ -6,32 +6,17 @@ What is answered and what is compared comes from here, so neither knows more tha
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from finetune_training.contract.failure import user_error
 from finetune_training.model.headers import damaged, incomplete
-from finetune_training.model.refusals import weights_damaged
-
-UNLOADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    ImportError,
-    RuntimeError,
-    AssertionError,
-    EOFError,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
-"""What transformers raises of a folder that it cannot make a model of."""
+from finetune_training.model.refusals import UNLOADABLE, weights_damaged
 
 
 def load_plain(folder: Path, *, adapter: Path | None = None, trust_remote_code: bool = False) -> Any:

@@ -12,12 +12,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Final
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from finetune_training.contract.failure import FailureClass, FinetuneError, classify, user_error
 from finetune_training.contract.spec import RunSpec
 from finetune_training.model.headers import damaged, incomplete
 
 _LENGTH = 400
+UNLOADABLE: Final = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    ImportError,
+    RuntimeError,
+    AssertionError,
+    EOFError,
+    UnpicklingError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers raises of a folder that it cannot make a model of, or of a config with values that it cannot use."""
 _ENGINE = re.compile(r"deepspeed|DeepSpeedConfig|zero_optimization|ZeRO", re.IGNORECASE)
 
 

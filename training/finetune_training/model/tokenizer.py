@@ -16,7 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from finetune_training.contract.failure import user_error
+from finetune_training.contract.failure import FailureClass, FinetuneError, classify, user_error
+from finetune_training.model.modelfiles import CONFIG
+from finetune_training.model.refusals import UNLOADABLE
 from finetune_training.store.digest import sha256_of
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json", ".ot")
@@ -66,19 +68,30 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if not tokenizer("a")["input_ids"]:  # transformers makes up an empty one where the vocabulary is missing
             raise ValueError(f"{type(tokenizer).__name__} found no vocabulary")
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        remedy = (
-            "The tokenizer brings its own code: read it, then set spec.model.trustRemoteCode: true."
-            if "trust_remote_code" in str(error)
-            else "Check spec.model.uri: the folder needs tokenizer.json or the files that its tokenizer class wants."
-        )
-        raise user_error(
-            "TokenizerNotLoadable",
-            f"{folder} has no tokenizer that transformers can load.",
-            remedy,
-            detail=str(error)[:600],
-        ) from error
+    except UNLOADABLE as error:
+        if classify(error).cls is not FailureClass.UNKNOWN:  # a full disk
+            raise
+        raise _not_loadable(folder, error, trust_remote_code=trust_remote_code) from error
     return tokenizer
+
+
+def _not_loadable(folder: Path, error: Exception, *, trust_remote_code: bool) -> FinetuneError:
+    """Because of the config, which transformers reads first, or of the tokenizer's own files."""
+    from transformers import AutoConfig
+
+    if "trust_remote_code" in str(error):
+        remedy = "The tokenizer brings its own code: read it, then set spec.model.trustRemoteCode: true."
+    else:
+        remedy = "Check spec.model.uri: the folder needs tokenizer.json or the files that its tokenizer class wants."
+    try:
+        if (folder / CONFIG).is_file():
+            AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except UNLOADABLE as why:
+        if type(why) is type(error) and str(why) == str(error):
+            message = f"transformers cannot read {folder / CONFIG}: {' '.join(str(why).split())[:300]}"
+            return user_error("ModelNotLoadable", message, "Mend it, or take another model.", detail=str(why)[:600])
+    message = f"{folder} has no tokenizer that transformers can load."
+    return user_error("TokenizerNotLoadable", message, remedy, detail=str(error)[:600])
 
 
 def do_without_torch() -> None:

@@ -7,9 +7,11 @@ batch inference of many files all come to this room, and get the same answers.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ import torch
 from peft import PeftModel
 
 from finetune_training.chat.habits import ends_of_turns
-from finetune_training.contract.failure import data_error
+from finetune_training.model.headers import context_of
 from finetune_training.model.plain import load_plain
 from finetune_training.model.tokenizer import load_tokenizer
+from finetune_training.predict.limits import Limits
 from finetune_training.predict.prompts import Prompt, encode
 
 
@@ -49,7 +52,8 @@ class LanguageModel:
 
     def complete(self, prompts: Sequence[list[int]], *, sampling: Sampling, base: bool = False) -> list[str]:
         """How the prompts' tokens go on, as text without special tokens. `base`: with the adapter switched off."""
-        self._check(prompts, sampling.max_new_tokens)
+        for prompt in prompts:
+            self.limits.check(prompt, self.tokenizer, new=sampling.max_new_tokens)
         stop = stop_tokens(self)
         answers = [""] * len(prompts)
         by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))  # little padding in a batch
@@ -69,36 +73,42 @@ class LanguageModel:
         return answers
 
     def _batch(self, prompts: Sequence[list[int]], sampling: Sampling, stop: list[int]) -> list[str]:
-        batch = self.tokenizer.pad({"input_ids": list(prompts)}, padding_side="left", return_tensors="pt")
+        longest = max(map(len, prompts))
+        padding = [[self._padding] * (longest - len(prompt)) for prompt in prompts]
+        tokens = torch.tensor([fill + list(prompt) for fill, prompt in zip(padding, prompts, strict=True)])
+        seen = torch.tensor([[0] * len(fill) + [1] * (longest - len(fill)) for fill in padding])
         chosen = {"do_sample": True, "temperature": sampling.temperature} if sampling.temperature > 0 else _GREEDY
-        tokens = self.model.generate(
-            input_ids=batch["input_ids"].to(self.model.device),
-            attention_mask=batch["attention_mask"].to(self.model.device),
+        answered = self.model.generate(
+            input_ids=tokens.to(self.model.device),
+            attention_mask=seen.to(self.model.device),
             max_new_tokens=sampling.max_new_tokens,
             eos_token_id=stop,
-            pad_token_id=self.tokenizer.pad_token_id,
+            pad_token_id=self._padding,
             use_cache=True,
             **chosen,
         )
-        new = tokens[:, batch["input_ids"].shape[1] :]
-        return list(self.tokenizer.batch_decode(new, skip_special_tokens=True))
+        return list(self.tokenizer.batch_decode(answered[:, longest:], skip_special_tokens=True))
 
     def _adapter_off(self) -> Any:
         if not isinstance(self.model, PeftModel):
             raise TypeError("this model has no adapter to switch off")
         return self.model.disable_adapter()
 
-    def _check(self, prompts: Sequence[list[int]], max_new_tokens: int) -> None:
-        if not all(prompts):
-            raise data_error("EmptyPrompt", "A prompt is empty.", "Ask something.")
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        longest = max(map(len, prompts), default=0)
-        if limit and longest + max_new_tokens > limit:
-            raise data_error(
-                "PromptTooLong",
-                f"A prompt has {longest} tokens, and {max_new_tokens} new ones are asked for: this model takes {limit}.",
-                "Shorten the prompt, or lower the number of new tokens.",
-            )
+    def room(self, prompt: Prompt, *, chat: bool = True) -> int:
+        """How many new tokens the model has positions for, after `prompt`."""
+        positions = self.limits.positions
+        return sys.maxsize if positions is None else positions - len(encode(self.tokenizer, prompt, chat=chat))
+
+    @cached_property
+    def limits(self) -> Limits:
+        config = self.model.config.get_text_config().to_dict()
+        return Limits(len(self.model.get_input_embeddings().weight), context_of(config))
+
+    @property
+    def _padding(self) -> int:
+        """A token that the model knows: what it makes of it is masked, but it is computed."""
+        said = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((token for token in said if token is not None and token < (self.limits.embeddings or 0)), 0)
 
 
 _GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -109,8 +119,6 @@ def load_language_model(folder: Path, *, adapter: Path | None = None, trust_remo
     """The model in `folder` in its own precision, on the GPU when there is one, with the adapter on top."""
     has_tokenizer = adapter is not None and (adapter / "tokenizer_config.json").exists()
     tokenizer = load_tokenizer(adapter if adapter and has_tokenizer else folder, trust_remote_code=trust_remote_code)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     return LanguageModel(load_plain(folder, adapter=adapter, trust_remote_code=trust_remote_code), tokenizer)
 
 

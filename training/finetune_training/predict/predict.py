@@ -23,9 +23,11 @@ from finetune_training.contract.spec import ModelSpec
 from finetune_training.model.fetch import fetch_model, fetch_tokenizer
 from finetune_training.model.modelfiles import ADAPTER_CONFIG, Parts
 from finetune_training.model.tokenizer import Portable, portable
+from finetune_training.predict.asking import Asking, asked
 from finetune_training.predict.completions import Output, open_output
+from finetune_training.predict.limits import limits_of
 from finetune_training.predict.promptfiles import PromptFile, open_prompts
-from finetune_training.predict.prompts import Prompt, encode
+from finetune_training.predict.prompts import Prompt
 from finetune_training.store.storage import local_path
 
 if TYPE_CHECKING:
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
 _BATCHES_PER_BLOCK = 2
 """An actor gets so many batches of prompts at a time, and sorts them by length."""
 COMPLETION = "completion"
-_PLACED = ("file", "number", "row")
-_ENCODED = pa.schema([("row", pa.string()), ("input_ids", pa.list_(pa.int32()))])
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,9 @@ def _run(
 
     cpus, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
     copies = batch.concurrency or max(1, gpus)
+    asking = Asking(
+        batch.chat, limits_of(fetch_tokenizer(target.model, cache=cache).folder), batch.sampling.max_new_tokens
+    )
     rows_per_block = _BATCHES_PER_BLOCK * batch.sampling.batch_size
     if gpus and copies > gpus:
         raise user_error("NotEnoughGPUs", f"{copies} copies of the model need as many GPUs; there are {gpus}.")
@@ -131,10 +134,10 @@ def _run(
         dataset = (
             ray.data.read_datasource(RowsDatasource(files))
             .map_batches(
-                _encode,
+                asked,
                 batch_size=None,
                 batch_format="pyarrow",
-                fn_kwargs={"files": files, "tokenizer": tokenizer, "chat": batch.chat},
+                fn_kwargs={"files": files, "tokenizer": tokenizer, "asking": asking},
             )
             .repartition(target_num_rows_per_block=rows_per_block)  # also keeps Ray from fusing the two stages
             .map_batches(
@@ -167,18 +170,6 @@ def _completed(row: dict[str, Any], completion: str) -> dict[str, Any]:
     if COMPLETION in row:
         row = {"reference" if name == COMPLETION else name: value for name, value in row.items()}
     return {**row, COMPLETION: completion}
-
-
-def _encode(table: pa.Table, files: list[PromptFile], tokenizer: Portable, chat: bool) -> pa.Table:
-    """The CPU stage: rows (documents.ROWS) → the same rows and their prompts' tokens."""
-    rows, tokens = [], []
-    for index, number, text in zip(*(table.column(name).to_pylist() for name in _PLACED), strict=True):
-        found = files[index].prompt(number, text)
-        if found:
-            row, prompt = found
-            rows.append(json.dumps(row, ensure_ascii=False))
-            tokens.append(encode(tokenizer.load(), prompt, chat=chat))
-    return pa.table([rows, tokens], schema=_ENCODED)
 
 
 class _Completer:

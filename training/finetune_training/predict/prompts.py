@@ -23,6 +23,7 @@ from finetune_training.sources.rows import Messages, Row
 Prompt = str | Sequence[Message] | Messages
 """`Messages` where the row has tools, which the template is to be given."""
 COLUMNS = ("messages", "prompt")
+_SHOWN = 60
 
 
 def prompt_of(row: dict[str, Any], *, column: str, where: str) -> Prompt:
@@ -63,7 +64,7 @@ def encode(tokenizer: Any, prompt: Prompt, *, chat: bool) -> list[int]:
         if not (chat and tokenizer.chat_template):
             begin = beginning(tokenizer)
             text = bare(prompt, tokenizer, begin)
-            return begin + list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            return begin + _tokens(tokenizer, text)
         prompt = [{"role": "user", "content": prompt}]
     if not tokenizer.chat_template:
         raise user_error(
@@ -71,7 +72,19 @@ def encode(tokenizer: Any, prompt: Prompt, *, chat: bool) -> list[int]:
             "Messages need a chat template, and this model's tokenizer has none.",
             "Give plain text prompts, or a model with a chat template.",
         )
-    return list(tokenizer(_asked(tokenizer, prompt), add_special_tokens=False)["input_ids"])
+    return _tokens(tokenizer, _asked(tokenizer, prompt))
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise data_error(
+            "NotUnicode",
+            f"A prompt holds half of a surrogate pair, which is no character: {text[:_SHOWN]!r}.",
+            "Mend the prompt: it should be UTF-8.",
+        ) from None
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _asked(tokenizer: Any, prompt: Sequence[Message] | Messages) -> str:

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from finetune_training.contract.failure import FinetuneError, user_error
 from finetune_training.contract.spec import ALL_LINEAR, MethodType, RunSpec
 from finetune_training.model.lora import lora_config, targets
-from finetune_training.preflight.finding import Finding, good, wrong
+from finetune_training.preflight.finding import Finding, doubtful, good, wrong
 
 CHECK = "LoRA"
 _FIELD = "spec.method.lora.targetModules"
@@ -39,10 +39,18 @@ def check_adapters(model: PreTrainedModel, spec: RunSpec) -> list[Finding]:
             adapted: Any = get_peft_model(model, lora_config(spec))
     except FinetuneError as error:
         return [wrong(CHECK, error)]
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError) as error:
         return [wrong(CHECK, _refused(model, f"{_FIELD} cannot be used: {str(error)[:300]}"))]
     names: list[str] = matched or adapted.targeted_module_names
     return [good(CHECK, f"adapters on {len(names)} modules: {_counted(names)}.")]
+
+
+def unchecked(error: Exception) -> Finding:
+    """The ranks have the model itself, and say it there."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return doubtful(
+        CHECK, f"{_FIELD} is not checked, because the model cannot be outlined without its weights: {said}", ""
+    )
 
 
 def _matched(model: PreTrainedModel, spec: RunSpec) -> list[str]:

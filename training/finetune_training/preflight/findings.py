@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_training.contract.failure import FinetuneError
 from finetune_training.contract.spec import ALL_LINEAR, MethodType, RunSpec
 from finetune_training.events.progress import Warned
 from finetune_training.model.tokenizer import load_tokenizer
@@ -26,10 +27,20 @@ def findings(folder: Path, spec: RunSpec, *, tokenizer: Any = None, outlined: bo
         return found
     if not outlined:
         return [*found, good("LoRA", "adapters on all linear layers.")]
-    from finetune_training.model.lora import outline
-    from finetune_training.preflight.adapters import check_adapters
+    return [*found, *_adapters(folder, spec)]
 
-    return [*found, *check_adapters(outline(folder, spec), spec)]
+
+def _adapters(folder: Path, spec: RunSpec) -> list[Finding]:
+    """What LoRA adapts of the model's outline. An outline is less than the model: what only it cannot do refuses no run."""
+    from finetune_training.model.lora import outline
+    from finetune_training.preflight.adapters import check_adapters, unchecked
+
+    try:
+        return check_adapters(outline(folder, spec), spec)
+    except FinetuneError:
+        raise
+    except Exception as error:  # the code of any model, and of PEFT's many kinds of layers
+        return [unchecked(error)]
 
 
 def names_modules(spec: RunSpec) -> bool:

@@ -16,15 +16,12 @@ from typing import Any
 from finetune_training.contract.dataset import RowKind
 from finetune_training.contract.failure import user_error
 from finetune_training.contract.spec import RunSpec
-from finetune_training.model.headers import damaged, embeddings_of, text_config
+from finetune_training.model.headers import context_of, damaged, embeddings_of, text_config
 from finetune_training.model.modelfiles import CONFIG
 from finetune_training.model.refusals import weights_damaged
 from finetune_training.preflight.finding import Finding, doubtful, good, wrong
 
 _SHOWN = 4
-_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-_STRETCHED = ("linear", "dynamic", "yarn", "ntk")
-"""Kinds of rotary scaling that stretch a context which the config still gives as it was before."""
 _LIKE_TOKENS = re.compile(r"<\|[^<>|\s]{1,40}\|>|<\uff5c[^<>\uff5c\s]{1,40}\uff5c>")
 """What nobody writes in a template unless it is meant to be one token."""
 _LIKE_TAGS = re.compile(r"<[a-z]+(?:_[a-z]+)+>|\[/?[A-Z_]{2,24}\]|<think>")
@@ -191,31 +188,6 @@ def weights(facts: Facts) -> Iterator[Finding]:
             f"The model's weights are quantised ({method}); training such a base was not tried.",
             "Name the same model in BF16, if there is one.",
         )
-
-
-def context_of(config: dict[str, Any]) -> int | None:
-    """How many tokens the model takes, as far as its config says so, with what rotary scaling adds."""
-    said: int | None = next((config[name] for name in _CONTEXT if isinstance(config.get(name), int)), None)
-    if said is None:
-        return None
-    scaling = config.get("rope_scaling") or config.get("rope_parameters")
-    return max([said, *(_stretched(each, said) for each in _scalings(scaling))])
-
-
-def _scalings(scaling: Any) -> list[dict[str, Any]]:
-    """Also where each kind of layer has its own."""
-    if not isinstance(scaling, dict):
-        return []
-    nested = [each for each in scaling.values() if isinstance(each, dict)]
-    return nested or [scaling]
-
-
-def _stretched(scaling: dict[str, Any], said: int) -> int:
-    kind = scaling.get("rope_type") or scaling.get("type")
-    factor = scaling.get("factor")
-    if kind not in _STRETCHED or not isinstance(factor, int | float):
-        return said
-    return int(factor * (scaling.get("original_max_position_embeddings") or said))
 
 
 def _template(spec: RunSpec, tokenizer: Any) -> str:

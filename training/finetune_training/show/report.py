@@ -1,8 +1,8 @@
 """A finished run → `report.html`: one file that shows what came of it, for the person who asked for it.
 
 In: the job, its result, the data's statistics, the lines of `metrics.jsonl`. Out: HTML with nothing to load: styles and
-plots are inside, there is no script, and all text that came from elsewhere is escaped. Jinja2 fills `report.html`,
-which lies beside this file; what the numbers mean is decided here, how they look there.
+plots are inside, there is no script, and all text that came from elsewhere is escaped. `report.html`, which lies beside this
+file, is a page of frame.py; what the numbers mean is decided here, how they look there.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -25,6 +23,7 @@ from finetune_training.events.result import RunResult
 from finetune_training.events.usage import spent
 from finetune_training.show import plots
 from finetune_training.show.canvas import Size
+from finetune_training.show.frame import filled
 from finetune_training.show.marks import marked
 
 _SAMPLE_LIMIT = 4_000
@@ -86,13 +85,11 @@ class Row(NamedTuple):
 
 def render_report(inputs: ReportInputs) -> str:
     """The report as HTML text."""
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"size": wording.size, "count": wording.count, "duration": wording.duration}
-    template = environment.from_string(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
     history = read_history(inputs.records)
-    page = template.render(
+    return filled(
+        __package__,
+        "report.html",
+        title=f"{inputs.result.job} · fine-tuning report",
         result=inputs.result,
         keep=inputs.job.spec.checkpoint.keep,
         outcome=_outcome(inputs.result, history),
@@ -111,8 +108,6 @@ def render_report(inputs: ReportInputs) -> str:
         checkpoints=history.checkpoints,
         job_yaml=wording.shortened(inputs.job_yaml, _YAML_LIMIT),
     )
-    # A lone surrogate (JSON can hold one) cannot be written to a file.
-    return page.encode("utf-8", "replace").decode()
 
 
 def _outcome(result: RunResult, history: History) -> str:

@@ -127,6 +127,27 @@ def outcome_of(shape: str, tokenizer: Any, loss_on: LossOn = LossOn.ASSISTANT) -
     return render([row_of(shape)], tokenizer, Options(4096, loss_on))[0]
 
 
+def test_what_is_learnt_is_the_assistants_turn_and_nothing_around_it(family: str, tokenizer: Any) -> None:
+    """Read from the files: no header, nothing that others said, one end, and the begin token not twice."""
+    _, *sections = (GOLDEN / f"{family}.txt").read_text(encoding="utf-8").split("──── ")
+    begin = FAMILIES[family].begin
+    ends = {tokenizer.convert_ids_to_tokens(end) for end in ends_of_turns(tokenizer)} | {tokenizer.eos_token}
+    header = habits_of(template_of(tokenizer, training=False)).header.strip() if tokenizer.chat_template else ""
+    for section in sections:
+        shape, _, text = section.replace("⏎\n", "\n").partition("\n")
+        assert not begin or begin * 2 not in text, shape
+        if "lossOn: All" in shape or shape == "a text" or text.startswith("refused"):
+            continue
+        runs = re.findall(r"⟦(.*?)⟧", text, re.DOTALL)
+        assert runs, shape
+        for run in runs:
+            said = re.sub("|".join(re.escape(end) for end in ends), "", run)
+            assert not any(words in run for words in ("like?", "And the sea?", "Say what", "rain\n")), (shape, run)
+            assert not (header and run.lstrip().startswith(header)), (shape, run)  # gpt-oss writes it after a thought
+            assert sum(run.count(end) for end in ends) <= 1, (shape, run)
+            assert said.strip(), shape
+
+
 def _head(family: Family, tokenizer: Any) -> list[str]:
     end = end_of_turn(tokenizer)
     ends = "none" if end is None else tokenizer.convert_ids_to_tokens(end)

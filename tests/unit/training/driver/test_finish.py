@@ -148,3 +148,13 @@ def test_numbers_that_are_none_are_not_alike(tmp_path: Path) -> None:
     run = Trained(tmp_path)
     run.said = [Likelihoods(row.tokens, [float("nan")] * len(row.log_probs)) for row in run.said]
     assert "inf apart" in run.refused()
+
+
+def test_a_prompt_that_the_model_has_no_room_for_does_not_end_a_run_that_is_trained(tmp_path: Path) -> None:
+    prompts = ("Love", "Love? " * 20, "Love? " * 60)
+    short, cut, long = Trained(tmp_path, max_position_embeddings=96).finish(prompts=prompts).samples
+    assert short.base
+    assert cut.base
+    assert "not asked" not in short.tuned + cut.base + cut.tuned
+    assert long.tuned.startswith("(not asked: The prompt 'Love")
+    assert long.base == long.tuned

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, Tokenizer
 
 from finetune_training.contract.spec import RunSpec
 from finetune_training.inspection import inspection as inspections
@@ -15,7 +16,7 @@ from finetune_training.inspection.inspection import Inspection, first_rows, insp
 from finetune_training.preflight.finding import Finding, Level
 from finetune_training.sources.sourcefiles import open_sources
 from tests.cli import write_rows
-from tests.tiny import VOCABULARY, write_tokenizer
+from tests.tiny import CHATML, VOCABULARY, write_tokenizer
 
 CONFIG = {"model_type": "llama", "vocab_size": VOCABULARY, "max_position_embeddings": 2048, "eos_token_id": 0}
 
@@ -135,3 +136,35 @@ def test_a_run_keeps_two_short_rows_that_teach_something(
     assert len(kept.rows) == 2
     assert all(piece.ids == () for row in kept.rows for piece in row.pieces)
     assert any("characters …" in piece.text for piece in kept.rows[0].pieces)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [("Love? " * 100, "PromptTooLong"), ("half <|new|>", "TokensWithoutEmbeddings"), ("why?", "")],
+)
+def test_a_prompt_of_the_job_that_cannot_be_asked_is_told_before_anything_is_trained(
+    tmp_path: Path, prompt: str, reason: str
+) -> None:
+    folder = write_tokenizer(tmp_path / "model")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken("<|new|>", special=True), AddedToken("<image>", special=True)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "max_position_embeddings": 64}))
+    given = spec(write_rows(tmp_path / "rows.jsonl"))
+    given.evaluation.prompts.extend(["why?", prompt])
+    finding = check(looked_at(folder, given), "prompts")
+    assert (finding.error.failure.reason if finding.error else "") == reason
+    assert finding.message.startswith("spec.evaluation.prompts[1]: " if reason else "2, all of which can be asked")
+
+
+def test_a_prompt_on_which_the_jobs_own_template_fails_is_told(model: Path, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    template = (
+        CHATML + "{% if add_generation_prompt and messages[0].content == 'x' %}{{ raise_exception('no') }}{% endif %}"
+    )
+    given = spec(tmp_path / "rows.jsonl", chatTemplate=template)
+    given.evaluation.prompts.append("x")
+    finding = check(looked_at(model, given), "prompts")
+    assert finding.error is not None
+    assert (finding.level, finding.error.failure.reason) == (Level.ERROR, "ChatTemplateFailed")

@@ -11,9 +11,10 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from finetune_training.contract.spec import RunSpec
+from finetune_training.model.headers import context_of
 from finetune_training.model.tokenizer import load_tokenizer
 from finetune_training.preflight.finding import Finding, Level
-from finetune_training.preflight.fitness import Facts, check_fitness, context_of, facts_of
+from finetune_training.preflight.fitness import Facts, check_fitness, facts_of
 from tests.tiny import CHATML, VOCABULARY, write_model, write_tokenizer
 
 CONFIG = {"vocab_size": VOCABULARY, "max_position_embeddings": 2048, "eos_token_id": 0, "pad_token_id": 0}
