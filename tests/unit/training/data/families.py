@@ -28,8 +28,9 @@ _VOCABULARY = 400
 
 @dataclass(frozen=True)
 class Family:
-    """`template`: a file of jinja/, a name of TRL's, or empty. `pieces`: SentencePiece's kind. `begins`: the tokenizer puts
-    its begin token before a text. `greedy`: its tokens take the blanks after them."""
+    """`template`: a file of jinja/, a name of TRL's, or empty. `pieces`: SentencePiece's kind; `blank`: which puts a blank
+    before a text, and after each special token. `begins`: the tokenizer puts its begin token before a text.
+    `greedy`: its tokens take the blanks after them."""
 
     template: str
     begin: str
@@ -37,6 +38,7 @@ class Family:
     special: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
     pieces: bool = False
+    blank: bool = True
     begins: bool = False
     greedy: bool = False
 
@@ -79,8 +81,8 @@ FAMILIES = {
     "deepseek_r1_distill": Family("deepseek_r1_distill", *_SENTENCE, _DEEPSEEK, ("<think>", "</think>"), begins=True),
     "deepseek_v3": Family("deepseekv3", *_SENTENCE, _DEEPSEEK, ("<think>", "</think>"), begins=True),
     "falcon3": Family("falcon3", "", "<|endoftext|>", ("<|system|>", "<|user|>", "<|assistant|>")),
-    "gemma2": Family("gemma", "<bos>", "<eos>", _GEMMA, pieces=True, begins=True),
-    "gemma3": Family("gemma3", "<bos>", "<eos>", _GEMMA, pieces=True, begins=True),
+    "gemma2": Family("gemma", "<bos>", "<eos>", _GEMMA, pieces=True, blank=False, begins=True),
+    "gemma3": Family("gemma3", "<bos>", "<eos>", _GEMMA, pieces=True, blank=False, begins=True),
     "glm4": Family("glm4", "", "<|endoftext|>", _GLM),
     "glm4_moe": Family("glm4moe", "", "<|endoftext|>", _GLM, ("<think>", "</think>", "/nothink", "<tool_call>")),
     "gpt2": Family("", "<|endoftext|>", "<|endoftext|>"),
@@ -123,7 +125,7 @@ def template_text(family: Family) -> str | None:
 def tokenizer_of(family: Family, folder: Path) -> Any:
     """The family's tokenizer, written to `folder` and read again."""
     folder.mkdir(parents=True, exist_ok=True)
-    trained = Tokenizer.from_str(_trained(family.pieces))
+    trained = Tokenizer.from_str(_trained(family.pieces, family.blank))
     named = dict.fromkeys(token for token in (family.begin, family.end) if token)
     special = (*named, *(token for token in family.special if token not in named))
     trained.add_special_tokens([AddedToken(token, normalized=False, rstrip=family.greedy) for token in special])
@@ -141,14 +143,15 @@ def tokenizer_of(family: Family, folder: Path) -> Any:
 
 
 @cache
-def _trained(pieces: bool) -> str:
+def _trained(pieces: bool, blank: bool) -> str:
     """A vocabulary of either kind, without any special token."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=pieces))
     if pieces:
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        prefix, strip = ([normalizers.Prepend("▁")], [decoders.Strip(" ", 1, 0)]) if blank else ([], [])
+        tokenizer.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
         tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
         tokenizer.decoder = decoders.Sequence(
-            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
         )
         alphabet = ["▁", "\n", *map(chr, range(33, 127))]
     else:
