@@ -29,7 +29,8 @@ from tests.e2e.platform import NAMESPACE
 from tests.faulty import short_of_memory
 
 JOBS = int(os.environ.get("FINETUNE_SOAK_JOBS", "30"))
-AT_ONCE, STEPS, EVERY, BATCH, LENGTH = 3, 12, 3, 2, 24
+# As many at once as the node for heads has room for.
+AT_ONCE, STEPS, EVERY, BATCH, LENGTH = 2, 12, 3, 2, 24
 # Every so many jobs one trains all of a tiny model; the others are of the real one, with LoRA.
 FULL = 5
 # The operator may keep so much more at the end than when the first jobs were done.
@@ -118,8 +119,9 @@ def test_thirty_jobs_with_random_faults(
     print(f"\nFINETUNE_SOAK_SEED={seed}")
     codes = {fate.code: f"soak-{number}" for number, fate in enumerate(FATES)}
     models = {code: (real(name, code), model(f"{name}-full", code)) for code, name in codes.items()}
-    fates = (FATES * (JOBS // len(FATES) + 1))[:JOBS]
-    draw.shuffle(fates)
+    fates = draw.sample(FATES * (JOBS // len(FATES)), JOBS // len(FATES) * len(FATES)) + draw.sample(
+        FATES, JOBS % len(FATES)
+    )
     delays = [draw.uniform(0, 40) for _ in fates]
     memory = [_operator(jobs)]
 
@@ -175,7 +177,7 @@ def _live(trial: Trial, fate: Fate, fields: dict[str, Any], on: Faults, delay: f
     if fate.end == "Gone" and not missed:
         trial.seconds_until_gone(seconds=120)
         return Ending(trial, fate, "Gone", 1, time.monotonic() - began)
-    status = trial.await_end(seconds=900)
+    status = trial.await_end(seconds=1800)
     trial.seconds_until_gone(seconds=120)
     came_to = status["phase"] if status["phase"] == "Succeeded" else status["failure"]["reason"]
     return Ending(trial, fate, came_to, status["attempt"], time.monotonic() - began, missed)
