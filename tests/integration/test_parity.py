@@ -88,6 +88,7 @@ def test_ranks_stages_and_micro_batches_do_not_change_the_loss(llama: Path, tmp_
         agree(alone[0], outcome)
 
 
+@pytest.mark.slow
 def test_gptj_under_zero_3_with_offload_is_the_same_run(gptj: Path, tmp_path: Path) -> None:
     offload = {"offload": "OptimizerAndParameters"}
     plain = run_ranks(cases([job(gptj)], tmp_path / "one"), ranks=1, folder=tmp_path / "rank-1")

@@ -114,6 +114,7 @@ class Run:
         return max(int(path.parent.name.split("-")[1]) for path in self.folder.glob("checkpoints/*/manifest.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # three starts on a machine that may be busy
 def test_machines_that_are_taken_away_are_replaced_and_a_driver_that_is_told_to_end_saves_first(
     machines: Machines, tmp_path: Path

@@ -101,6 +101,7 @@ def test_two_workers_train_from_s3_to_s3_and_know_when_they_are_done(
 
 
 @pytest.mark.slow
+@pytest.mark.slow  # a short chain of the same is in the e2e tests
 @pytest.mark.timeout(600)  # three starts on a machine that may be busy
 def test_ctrl_c_saves_a_checkpoint_and_the_next_run_goes_on_from_it(model: Path, rows: Path, tmp_path: Path) -> None:
     job = write_job(tmp_path, model=model, data=rows, training={"maxSteps": 60}, checkpoint={"everySteps": 0})
@@ -243,6 +244,7 @@ def test_a_cluster_that_is_there_is_used_and_left_alone(model: Path, rows: Path,
         assert alive.stdout.strip() == "3"
 
 
+@pytest.mark.slow
 def test_the_defaults_train_an_adapter_also_where_nothing_comes_after_the_last_step(
     model: Path, tmp_path: Path
 ) -> None:
