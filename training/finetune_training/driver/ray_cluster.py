@@ -77,16 +77,21 @@ def _starting() -> Iterator[None]:
     except Exception as error:
         if classify(error).cls is not FailureClass.UNKNOWN:
             raise
-        what = (
-            "Ray could not be started here"
-            if is_embedded()
-            else f"Ray at {os.environ['RAY_ADDRESS']} could not be joined"
+        what, remedy = (
+            "could not be started here",
+            "Close what keeps this machine busy, look at its free memory and at `ulimit -n`",
         )
+        if not is_embedded():
+            what, remedy = (
+                f"at {os.environ['RAY_ADDRESS']} could not be joined",
+                "Look at that cluster, and at its version of Ray",
+            )
+        said = str(error).strip() or type(error).__name__
         raise infrastructure_error(
             "RayNotStarted",
-            f"{what}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}",
-            "Close what keeps this machine busy, look at its free memory and at `ulimit -n`, then run the same command again.",
-            detail=str(error)[:600],
+            f"Ray {what}: {said.splitlines()[0]}",
+            f"{remedy}, then run the same command again.",
+            detail=said[:600],
         ) from error
 
 

@@ -49,7 +49,7 @@ def _split(stream: io.BufferedReader | gzip.GzipFile) -> Iterator[bytes]:
     """Lines with their ends, which may be of any platform, and differ within a file. A file that went through Windows twice has
     two returns before a feed."""
     rest = b""
-    while piece := stream.read1(max(_PIECE, len(rest))):  # a line may be as long as a book
+    while piece := stream.read(max(_PIECE, len(rest))):  # a line may be as long as a book
         buffer = rest + piece
         whole = buffer.rstrip(b"\r")  # whose feed may come with the next piece
         found = whole.replace(_TWICE, b"\n").splitlines(keepends=True)

@@ -11,22 +11,27 @@ LATE = "The current node timed out during startup. This could happen because som
 
 
 @pytest.mark.parametrize(
-    ("address", "said", "expected"),
+    ("address", "said", "expected", "remedy"),
     [
-        ("", LATE, f"Ray could not be started here: {LATE}"),
-        ("", "", "Ray could not be started here: Exception"),
-        ("10.0.0.1:6379", "Version mismatch:\n  2.59", "Ray at 10.0.0.1:6379 could not be joined: Version mismatch:"),
+        ("", LATE, f"Ray could not be started here: {LATE}", "ulimit"),
+        ("", "", "Ray could not be started here: Exception", "ulimit"),
+        (
+            "ray:6379",
+            "Version mismatch:\n  2.59",
+            "Ray at ray:6379 could not be joined: Version mismatch:",
+            "that cluster",
+        ),
     ],
 )
 def test_a_machine_on_which_ray_does_not_start_is_no_bug(
-    address: str, said: str, expected: str, monkeypatch: pytest.MonkeyPatch
+    address: str, said: str, expected: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(FinetuneError) as caught, _starting():
         raise Exception(said)
     failure = caught.value.failure
     assert (failure.cls, failure.reason, failure.message) == (FailureClass.INFRASTRUCTURE, "RayNotStarted", expected)
-    assert "ulimit" in failure.remedy
+    assert remedy in failure.remedy
 
 
 @pytest.mark.parametrize("error", [ConnectionError("refused"), MemoryError(), KeyboardInterrupt()])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -12,7 +14,7 @@ from finetune_training.contract.dataset import SampleBy
 from finetune_training.contract.failure import FailureClass, FinetuneError
 from finetune_training.sources.files import File, find_files
 from finetune_training.sources.formats import format_of, read
-from finetune_training.sources.lines import lines
+from finetune_training.sources.lines import _split, lines
 
 
 def _file(path: Path, content: bytes) -> File:
@@ -78,6 +80,30 @@ def test_a_long_line_and_many_short_ones_are_read_in_a_moment(tmp_path: Path, te
     found = list(lines(_file(tmp_path / "a.txt", text.encode())))
     assert len(found) == max(1, text.replace("\r\n", "\n").count("\r") + text.count("\n"))
     assert not any("\r" in line for _, line in found)
+
+
+def test_a_long_line_is_not_copied_again_with_every_piece_of_it(tmp_path: Path) -> None:
+    """A gzipped file gives some kilobytes at a time to who does not ask for more."""
+
+    class Counted(gzip.GzipFile):
+        pieces: ClassVar[list[int]] = []
+
+        def read(self, size: int | None = -1) -> bytes:
+            return self._noted(super().read(size))
+
+        def read1(self, size: int = -1) -> bytes:
+            return self._noted(super().read1(size))
+
+        def _noted(self, piece: bytes) -> bytes:
+            self.pieces.append(len(piece))
+            return piece
+
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(random.Random(0).randbytes(12_000_000).hex().encode()))
+    with Counted(path) as stream:
+        (line,) = _split(stream)
+    assert len(line) == 24_000_000
+    assert len(Counted.pieces) < 10, Counted.pieces
 
 
 def test_a_line_that_is_not_utf8_has_the_number_that_editors_show(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2, "head_dim": 16, "final_logit_softcapping": 30.0,
     },
 }  # fmt: skip
-"""With a bias in the head, a scale after it, a cap after it, and none of these."""
+"""Of which the second has a bias in its head, the third a scale after it, the fourth a cap."""
 SAMPLES = [
     {"input_ids": list(range(first, first + 40)), "labels": list(range(first, first + 40)), "seq_lengths": [40]}
     for first in (5, 100, 211, 300)
