@@ -124,6 +124,16 @@ def test_no_module_is_longer_than_a_person_reads_at_once(folder: str, longest: i
     assert {path.name: length for path, length in lengths.items() if length > longest} == {}
 
 
+@pytest.mark.parametrize("project", PROJECTS)
+def test_functions_are_read_on_one_screen(project: str) -> None:
+    """None has more than 45 lines, and of ten, nine have 20 at most."""
+    nodes = [node for path in (ROOT / project).rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = [(node.name, (node.end_lineno or node.lineno) - node.lineno + 1) for node in functions]
+    assert [(name, length) for name, length in lengths if length > 45] == []
+    assert sum(length <= 20 for _, length in lengths) >= 0.9 * len(lengths)
+
+
 def test_the_name_of_a_test_stands_alone() -> None:
     """Whoever reads it reads one line, of what has failed."""
     modules = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))

@@ -37,6 +37,18 @@ from finetune_training.worker.position import EMPTY, Plan
 
 SCHEDULERS = {Scheduler.COSINE: "cosine", Scheduler.LINEAR: "linear", Scheduler.CONSTANT: "constant_with_warmup"}
 _FIXED: dict[str, Any] = {
+    "max_length": None,
+    "packing": False,
+    "dataset_kwargs": {"skip_prepare_dataset": True},
+    "remove_unused_columns": False,
+    "ignore_data_skip": True,
+    "average_tokens_across_devices": True,
+    "logging_steps": 1,
+    "logging_nan_inf_filter": False,
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
     "logging_strategy": "steps",
     "auto_find_batch_size": False,
     "load_best_model_at_end": False,
@@ -48,7 +60,7 @@ _FIXED: dict[str, Any] = {
     "padding_free": False,
     "enable_jit_checkpoint": False,
 }
-"""What would take the loop, the saving or the batches out of our hands."""
+"""The same for every run: samples come packed, and the loop, the saving and the batches stay in our hands."""
 TensorBatch = dict[str, torch.Tensor]
 
 
@@ -201,18 +213,6 @@ def sft_config(
         "seed": training.seed,
         "deepspeed": deepspeed,
         "use_cpu": not on_gpu,
-        "max_length": None,
-        "packing": False,
-        "dataset_kwargs": {"skip_prepare_dataset": True},
-        "remove_unused_columns": False,
-        "ignore_data_skip": True,
-        "average_tokens_across_devices": True,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",
-        "eval_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
         **_FIXED,
         "dataloader_pin_memory": on_gpu,
     }
